@@ -1,0 +1,110 @@
+"""What several commands share: finding experiments, parsing, model choice and the sampling options."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import tyro
+from etils import epath
+
+from gendyn.training import Model, Sampling, guided, load, plan_for
+
+
+def experiments() -> dict[str, pathlib.Path]:
+    """Experiments that come with gendyn: name -> file."""
+    import experiments as package
+
+    folder = pathlib.Path(next(iter(package.__path__)))
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+
+
+def find_experiment(name: str) -> epath.Path:
+    """An experiment file by path, or one of `experiments()` by name."""
+    if name.endswith(".py") or "/" in name:
+        path = epath.Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"experiment file {name} does not exist.")
+        return path
+    known = experiments()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no experiment named {name!r}.{hint} There are {', '.join(known)}, or give the path of a .py file.")
+    return epath.Path(known[name])
+
+
+def first_positional(argv: list[str], command: str, what: str) -> tuple[str | None, list[str]]:
+    """Split off the leading positional argument; None when only help was asked for."""
+    if argv and not argv[0].startswith("-"):
+        return argv[0], argv[1:]
+    if any(a in ("-h", "--help") for a in argv):
+        return None, argv
+    raise ValueError(f"gendyn {command} needs {what} as its first argument; `gendyn {command} --help` explains.")
+
+
+def parse(function: Callable[..., Any], argv: list[str], *, prog: str, description: str) -> Any:
+    """tyro with our conventions: flat names, both - and _ accepted."""
+    return tyro.cli(function, args=argv, prog=prog, description=description)
+
+
+Flat = tyro.conf.arg(name="")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Which model of a run is sampled, and how. What is left out is the experiment's own choice."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, local or gs://."""
+    sampler: str | None = None
+    """Name of a sampler, for example ddim, heun, dpmpp_2m."""
+    nfe: int | None = None
+    """Network calls per sample."""
+    grid: str | None = None
+    """Name of a time grid, for example karras, uniform_lam, uniform_t."""
+    guidance: float | None = None
+    """Classifier-free guidance weight; 1 is the conditional model alone."""
+    ema: float | None = None
+    """Relative width of the averaged weights; 0 for the raw parameters; any width the run can reconstruct."""
+    step: int | None = None
+    """Checkpoint; the newest by default."""
+    seed: int = 0
+    """Sample i of a seed is the same whatever the batch size and the devices."""
+    batch: int = 256
+    """Samples per compiled call."""
+
+    def sampling(self, default: Sampling) -> Sampling:
+        """The experiment's sampling with this command's changes; another sampler drops the old one's options."""
+        chosen = {k: v for k in ("sampler", "nfe", "grid", "guidance") if (v := getattr(self, k)) is not None}
+        if self.sampler is not None and self.sampler != default.sampler:
+            chosen |= {"options": {}, "grid": self.grid}
+        return dataclasses.replace(default, **chosen)
+
+
+def prepare(drawing: Drawing) -> tuple[Model, Any, Any, Sampling]:
+    """(model, guided denoiser, plan, sampling): everything is checked here, before anything is compiled."""
+    if drawing.batch < 1:
+        raise ValueError(f"--batch must be at least 1; got {drawing.batch}.")
+    model = load(drawing.run, ema=drawing.ema, step=drawing.step)
+    sampling = drawing.sampling(model.experiment.sampling)
+    return model, guided(model.denoiser, sampling.guidance, model.num_classes), plan_for(model.process, sampling), sampling
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr: yields a function of the number done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+Out = Annotated[str | None, tyro.conf.arg(help="Where to write; inside the run directory by default.")]

@@ -1,0 +1,60 @@
+"""gendyn info: what a run is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import tyro
+from etils import epath
+
+from gendyn.cli.common import parse
+from gendyn.files import read_json
+from gendyn.training import Checkpoints, read_config, read_metrics
+from gendyn.tree import paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info:
+    """Config, versions, progress, checkpoints and parameters of a run."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, local or gs://."""
+    parameters: bool = False
+    """List every parameter with shape, axes and role."""
+
+
+def run(argv: list[str]) -> int:
+    options: Info = parse(Info, argv, prog="gendyn info", description=Info.__doc__ or "")
+    folder = epath.Path(options.run)
+    config = read_config(folder)
+    described = read_json(folder / "config.json")
+    experiment = config.experiment()
+    abstract = jax.eval_shape(experiment.network.init, jax.random.key(0))
+    rows = read_metrics(folder)
+    steps = Checkpoints(folder / "checkpoints", read_only=True).steps() if (folder / "checkpoints").exists() else []
+    print(f"{folder}")
+    for name, value in described["config"].items():
+        print(f"  {name} = {value!r}")
+    print(f"process     {experiment.process}")
+    print(f"data        {tuple(experiment.shape)}, classes {experiment.num_classes}")
+    print(f"parameters  {sum(a.size for a in jax.tree.leaves(abstract)):,}")
+    print(f"versions    {', '.join(f'{k} {v}' for k, v in described['versions'].items())}")
+    print(f"devices     {described['devices']}")
+    print(f"checkpoints {', '.join(map(str, steps)) or 'none yet'} of {experiment.steps} steps")
+    if rows:
+        last = rows[-1]
+        print("last row    " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()))
+    if options.parameters:
+        print(_table(abstract, experiment.network.axes, experiment.network.roles))
+    return 0
+
+
+def _table(abstract: object, axes: object, roles: object) -> str:
+    """One aligned line per parameter."""
+    is_names = lambda node: isinstance(node, tuple)
+    names = dict(paths(axes, is_leaf=is_names)) if axes else {}
+    kinds = dict(paths(roles)) if roles else {}
+    rows = [(p, str(tuple(a.shape)), " ".join(names.get(p, ())), kinds.get(p, "-")) for p, a in paths(abstract)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)

@@ -1,0 +1,71 @@
+"""Dispatch, and how errors are said."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import warnings
+
+COMMANDS = {
+    "train": "train an experiment file, or go on training it",
+    "sample": "draw samples from a run",
+    "evaluate": "measure a run's samples beside real data",
+    "info": "what a run or an experiment is made of",
+}
+"""Command -> one line; each is `gendyn/cli/COMMAND.py` with `run(argv) -> exit status`."""
+
+EXPECTED = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError)
+"""Errors that mean bad input: their message is the sentence the user needs."""
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    return f"usage: gendyn COMMAND ...\n\ncommands:\n{lines}\n\n`gendyn COMMAND --help` explains each."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `gendyn`; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from gendyn import __version__
+
+        print(f"gendyn {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean `gendyn {near[0]}`?" if near else "."
+        return fail(f"unknown command {name!r}{hint} Commands: {', '.join(COMMANDS)}.", status=2)
+    _quiet()
+    return run(name, rest)
+
+
+def run(name: str, rest: list[str]) -> int:
+    from gendyn.training.loop import Diverged
+
+    try:
+        return importlib.import_module(f"gendyn.cli.{name}").run(rest)
+    except (*EXPECTED, Diverged) as error:
+        if os.environ.get("GENDYN_TRACEBACK"):
+            raise
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("interrupted.", status=130)
+
+
+def fail(message: str, status: int = 1) -> int:
+    print(f"gendyn: {message}", file=sys.stderr)
+    return status
+
+
+def _quiet() -> None:
+    """Chatter of the libraries below stays below; our own warnings are one line."""
+    for name in ("absl", "orbax", "jax", "etils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.showwarning = lambda message, *args, **kwargs: print(f"gendyn: warning: {message}", file=sys.stderr)

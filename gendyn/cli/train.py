@@ -1,0 +1,156 @@
+"""gendyn train: an experiment file from anywhere; the same command again resumes."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+from gendyn import distributed
+from gendyn.cli.common import Flat, experiments, find_experiment, first_positional, parse
+from gendyn.training import (
+    Experiment,
+    Sampling,
+    TrainState,
+    abstract_state,
+    class_labels,
+    fit,
+    guided,
+    load_config_class,
+    open_run,
+    plan_for,
+    sample,
+)
+from gendyn.training.runs import describe
+from gendyn.training.step import check_source
+
+PICTURES = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of the command; the rest are the experiment's own."""
+
+    out: str | None = None
+    """Run directory, local or gs://; runs/NAME by default. The same command again resumes."""
+    override: bool = False
+    """Continue a run although the config differs from the stored one."""
+    dry_run: bool = False
+    """Print the resolved config, parameters, mesh and memory estimate, and exit."""
+    devices: int | None = None
+    """Use only so many devices."""
+    wandb: str | None = None
+    """Log to this Weights & Biases project too (needs the wandb extra)."""
+
+
+def run(argv: list[str]) -> int:
+    name, rest = first_positional(argv, "train", "an experiment (NAME or FILE.py)")
+    if name is None:
+        print(_usage())
+        return 0
+    path = find_experiment(name)
+    cls = load_config_class(path)
+
+    def both(options: Annotated[Options, Flat], config: Annotated[cls, Flat]) -> Any:  # type: ignore[valid-type]
+        return options, config
+
+    options, config = parse(both, rest, prog=f"gendyn train {name}", description=(cls.__doc__ or name))
+    return train(config, options, path)
+
+
+def _usage() -> str:
+    listing = "\n".join(f"  {name}" for name in experiments())
+    return (
+        "usage: gendyn train NAME|FILE.py [--out DIR] [options]\n\n"
+        "Train an experiment; the same command again resumes.\n`gendyn train NAME --help` lists every option of it.\n\n"
+        f"experiments that come with gendyn:\n{listing}"
+    )
+
+
+def train(config: Any, options: Options, path: Any) -> int:
+    experiment = config.experiment()
+    mesh = distributed.data_mesh(_devices(options.devices))
+    distributed.check_divisible(experiment.batch_size // experiment.accumulate, mesh)
+    plan_for(experiment.process, experiment.sampling)
+    if options.dry_run:
+        print(dry_run(config, experiment, mesh))
+        return 0
+    out = options.out or f"runs/{path.stem}"
+    source = experiment.source()  # opened before the directory is made: bad data leaves nothing behind
+    check_source(experiment, source)
+    described = open_run(out, config, path, mesh, override=options.override)
+    outcome = fit(
+        experiment,
+        out,
+        mesh=mesh,
+        source=source,
+        callbacks=[Pictures(experiment, out)],
+        meta={"config": described["config"]},
+        wandb=options.wandb,
+    )
+    if outcome.stopped_by:
+        print(f"{outcome.stopped_by}: checkpoint written at step {outcome.step} in {out}; the same command continues.")
+    else:
+        print(f"{out}: trained {outcome.step} steps. Next: gendyn sample {out}")
+    return 0
+
+
+def _devices(count: int | None) -> list[jax.Device] | None:
+    if count is None:
+        return None
+    if not 1 <= count <= jax.device_count():
+        raise ValueError(f"--devices must lie in 1..{jax.device_count()}; got {count}.")
+    return jax.devices()[:count]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Callback: a grid of samples as PNG (a scatter plot for points) in RUN/samples."""
+
+    experiment: Experiment
+    out: str
+
+    def __call__(self, step: int, state: TrainState, denoiser: Any) -> None:
+        if jax.process_index() != 0:
+            return
+        sampling: Sampling = self.experiment.sampling
+        num = PICTURES if len(self.experiment.shape) > 1 else 2000
+        images = sample(
+            guided(denoiser, sampling.guidance, self.experiment.num_classes),
+            plan_for(self.experiment.process, sampling),
+            self.experiment.shape,
+            num=num,
+            labels=class_labels(num, self.experiment.num_classes),
+        )
+        save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))
+
+
+def save_picture(path: str, decoded: np.ndarray) -> None:
+    """Images as a grid with ten columns, points as a scatter plot."""
+    from gendyn import plots
+
+    if decoded.ndim == 4:
+        plots.save_png(path, decoded, columns=10)
+    else:
+        plots.save_figure(plots.scatter(decoded), path)
+
+
+def dry_run(config: Any, experiment: Experiment, mesh: Any) -> str:
+    """Resolved config, parameter count, mesh and memory, from shapes alone."""
+    state = abstract_state(experiment)
+    size = lambda tree: sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree) if hasattr(a, "dtype"))
+    per_device = experiment.batch_size // mesh.shape[distributed.DATA]
+    batch = per_device * int(np.prod(experiment.shape)) * 4
+    parameters = sum(a.size for a in jax.tree.leaves(state.params))
+    fields = "\n".join(f"  {k} = {v!r}" for k, v in describe(config)["config"].items())
+    mib = 1024**2
+    return (
+        f"config\n{fields}\n"
+        f"parameters  {parameters:,}\n"
+        f"mesh        {dict(mesh.shape)} of {jax.devices()[0].device_kind}\n"
+        f"batch       {experiment.batch_size} ({per_device} per device, {experiment.accumulate} micro-batches)\n"
+        f"memory per device: state {size((state.params, state.opt_state, state.ema)) / mib:.1f} MiB "
+        f"(parameters {size(state.params) / mib:.1f}, optimiser {size(state.opt_state) / mib:.1f}, "
+        f"averages {size(state.ema) / mib:.1f}), gradients {size(state.params) / mib:.1f} MiB, batch {batch / mib:.1f} MiB, "
+        "activations not included"
+    )

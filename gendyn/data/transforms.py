@@ -1,0 +1,102 @@
+"""Transforms: what happens to a batch between the source and the network.
+
+A transform is a function `(batch, rng) -> batch` of a whole batch, a dict of stacked numpy arrays. It draws
+with `rng.random((batch, ...))`, example axis first, and keeps nothing. In the loader `rng` is `Positional`:
+its numbers belong to the *position* of an example in the run, not to a process or to a call, so that one,
+two or four processes, and a run that was resumed, flip the same images. A `np.random.Generator` serves as
+well, by hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+
+Batch = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Random(Protocol):
+    """Anything that draws uniforms in [0, 1) of a given shape, the example axis first."""
+
+    def random(self, size: tuple[int, ...], /) -> np.ndarray: ...
+
+
+Transform = Callable[[Batch, Random], Batch]
+
+
+def random_flip(batch: Batch, rng: Random) -> Batch:
+    """Mirror left and right, each example with probability one half. Data [batch, ..., width, channels].
+
+    >>> flipped = random_flip({"data": np.arange(4.0).reshape(1, 1, 4, 1)}, np.random.default_rng(1))
+    >>> flipped["data"].ravel().tolist() in ([0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0])
+    True
+    """
+    data = batch["data"]
+    if data.ndim < 3:
+        raise ValueError(f"random_flip needs data [batch, ..., width, channels], got shape {list(data.shape)}")
+    mirrored = rng.random((len(data),)) < 0.5
+    flipped = data.copy()
+    flipped[mirrored] = data[mirrored][..., ::-1, :]
+    return {**batch, "data": flipped}
+
+
+def from_uint8(pixels: UInt8[np.ndarray, "*data"]) -> Float[np.ndarray, "*data"]:
+    """Pixels 0..255 to float32 in [-1, 1]: x = u / 127.5 - 1. Inverse of `to_uint8`, exactly.
+
+    >>> from_uint8(np.array([0, 255], np.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    values = pixels.astype(np.float32)
+    values /= np.float32(127.5)
+    values -= np.float32(1.0)
+    return values
+
+
+def to_uint8(x: Num[Any, "*data"]) -> UInt8[np.ndarray, "*data"]:
+    """Values in [-1, 1] to the nearest pixel: u = floor(127.5 x + 128), clipped to 0..255.
+
+    That is rounding with halves up, as in the published EDM code (Karras et al. 2022, arXiv:2206.00364,
+    `generate.py`); plain truncation would darken every image by half a level. Accepts jax arrays.
+
+    >>> to_uint8(np.array([-2.0, -1.0, 0.0, 1.0])).tolist()
+    [0, 0, 128, 255]
+    """
+    return np.clip(np.floor(np.asarray(x, np.float32) * 127.5 + 128.0), 0, 255).astype(np.uint8)
+
+
+class Positional:
+    """Uniforms that belong to positions: row i of any draw is a function of (seed, first + i) and of how many
+    draws were made before, never of the number of rows.
+
+    Philox is a counter-based generator (Salmon et al. 2011): its output at counter c costs nothing to reach.
+    A counter holds four numbers, so a draw of n per example gives each position c = ceil(n / 4) counters,
+    position p those from c p on, in a stream of its own. Processes that hold neighbouring rows thus agree
+    without talking, and a resumed run need not replay. Only raw output is used, which numpy promises to keep.
+
+    >>> whole, tail = Positional(seed=0, first=0), Positional(seed=0, first=6)
+    >>> bool((whole.random((8, 3))[6:] == tail.random((2, 3))).all())
+    True
+    """
+
+    def __init__(self, *, seed: int, first: int) -> None:
+        self._seed, self._first, self._draws = seed, first, itertools.count(1)
+
+    def random(self, size: tuple[int, ...], /) -> Float[np.ndarray, "batch *shape"]:
+        """Uniforms in [0, 1), float64, 53 bits each. `size` starts with the number of examples."""
+        rows, *shape = size
+        per_example = math.prod(shape)
+        counters = -(-per_example // 4)
+        stream = philox(self._seed, stream=next(self._draws), counter=self._first * counters)
+        uniforms = (stream.random_raw(rows * counters * 4) >> np.uint64(11)) * 2.0**-53
+        return uniforms.reshape(rows, counters * 4)[:, :per_example].reshape(size)
+
+
+def philox(seed: int, *, stream: int, counter: int = 0) -> np.random.Philox:
+    """The generator of one stream of a run, at a counter; streams use another word and never overlap."""
+    return np.random.Philox(key=np.array([seed, 0], np.uint64), counter=np.array([counter, 0, stream, 0], np.uint64))

@@ -1,0 +1,35 @@
+"""What is regressed.
+
+An objective draws a noise level, noises the data, and compares the network's prediction with its target:
+
+    loss = E over t ~ noise_levels of  weight(t) |prediction - (a data + b noise)|^2.
+
+The density of the noise level and the weight are two separate values, because papers state them separately and a
+reader must be able to find both. Any objective is a function (network, params, key, data, cond) -> (per_example, aux)
+with no mean inside; the mean belongs to the training step, where masks and device axes are known.
+"""
+
+from gendyn.objectives import noise_levels, weights
+from gendyn.objectives.denoising import Denoising
+
+OBJECTIVES = {"denoising": Denoising}
+
+NOISE_LEVELS = {
+    "lognormal": noise_levels.LogNormal,
+    "logit_normal": noise_levels.LogitNormal,
+    "uniform_t": noise_levels.UniformT,
+    "uniform_lam": noise_levels.UniformLam,
+    "cosine": noise_levels.Cosine,
+}
+"""Name -> density; wrap any of them in `noise_levels.Stratified`."""
+
+WEIGHTS = {
+    "edm": weights.EDM,
+    "snr": weights.SNR,
+    "min_snr": weights.MinSNR,
+    "soft_min_snr": weights.SoftMinSNR,
+    "sigmoid": weights.Sigmoid,
+    "uniform": weights.Uniform,
+}
+
+__all__ = ["NOISE_LEVELS", "OBJECTIVES", "WEIGHTS", "Denoising", "noise_levels", "weights"]

@@ -1,0 +1,99 @@
+"""The denoising objective, for any prediction kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from gendyn.objectives.noise_levels import LogNormal, NoiseLevels
+from gendyn.objectives.weights import EDM, Weight
+from gendyn.predictions import Denoiser, EDMPreconditioner, Kind, Preconditioner, denoiser, determinant, row
+from gendyn.processes import Process
+from gendyn.tree import constant, expand
+
+
+@constant
+class Denoising:
+    """E_t E_{x|data} w(t) |prediction - (a data + b noise)|^2 / N, the mean over the N entries of an example.
+
+    The minimiser is the posterior mean of the predicted kind whatever the weight and the density of t; with predicts
+    "velocity" on rectified flow this is flow matching. Callable as
+
+        loss(network, params, key, data, cond) -> (per_example [batch], aux)
+
+    where network is `apply(params, x, label, cond)` or a `gendyn.networks.Network` (whose training mode is then used).
+    No mean over the batch is taken here. aux holds per-example "lam" and "error" (unweighted, in the predicted kind).
+
+    Args:
+        process: the path.
+        predicts: what the network predicts; "F" is the preconditioner's target.
+        precondition: input scale, label and F.
+        noise_levels: density of t.
+        weight: factor per noise level; None is `weights.EDM` at the default sigma_data.
+        label: overrides the preconditioner's label, as in `gendyn.denoiser`.
+        drop: probability of replacing an example's cond by `null`, for classifier-free guidance.
+        null: the condition that stands for none (for classes: num_classes).
+
+    Example:
+        >>> import gendyn as gd, jax, jax.numpy as jnp
+        >>> loss = gd.objectives.Denoising(process=gd.processes.EDM())
+        >>> apply = lambda params, x, label, cond: params * x
+        >>> per_example, aux = loss(apply, jnp.float32(0), jax.random.key(0), jnp.zeros((4, 2)), None)
+        >>> per_example.shape
+        (4,)
+    """
+
+    process: Process
+    predicts: Kind = "F"
+    precondition: Preconditioner = EDMPreconditioner()
+    noise_levels: NoiseLevels = LogNormal()
+    weight: Weight = EDM()
+    label: str | Callable[[Process, Any], Any] | None = None
+    drop: float = 0.0
+    null: Any = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop <= 1:
+            raise ValueError(f"drop is a probability; got {self.drop}.")
+        if self.drop and self.null is None:
+            raise ValueError("drop > 0 needs null=, the condition that stands for none (for classes: num_classes).")
+
+    def __call__(
+        self,
+        network: Any,
+        params: Any,
+        key: PRNGKeyArray,
+        data: Float[Array, batch *data],
+        cond: Any = None,
+    ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
+        key_t, key_noise, key_drop, key_network = jax.random.split(key, 4)
+        t = self.noise_levels.sample(self.process, key_t, data.shape[0])
+        x, noise = self.process.perturb(key_noise, data, t)
+        cond = self._dropped(key_drop, cond, data.shape[0])
+        value = self.denoiser(_training_mode(network, key_network), params).output(x, t, cond)
+        a, b = row(self.predicts, self.precondition, self.process, t)
+        target = expand(a, data) * data + expand(b, data) * noise
+        error = jnp.mean((value.astype(jnp.float32) - target) ** 2, axis=tuple(range(1, data.ndim)))
+        weight = self.weight(self.process, t, determinant((a, b), self.process.alpha(t), self.process.sigma(t)))
+        return weight * error, {"lam": self.process.lam(t), "error": error}
+
+    def denoiser(self, apply: Callable[..., Any], params: Any) -> Denoiser:
+        """The denoiser that this objective trains."""
+        return denoiser(apply, params, self.process, self.predicts, precondition=self.precondition, label=self.label)
+
+    def _dropped(self, key: PRNGKeyArray, cond: Any, n: int) -> Any:
+        if self.drop == 0.0 or cond is None:
+            return cond
+        mask = jax.random.bernoulli(key, self.drop, (n,))
+        return jax.tree.map(lambda c, null: jnp.where(expand(mask, c), jnp.asarray(null, c.dtype), c), cond, self.null)
+
+
+def _training_mode(network: Any, key: PRNGKeyArray) -> Callable[..., Any]:
+    train = getattr(network, "train", None)
+    if train is None:
+        return network
+    return lambda params, x, label, cond: train(params, x, label, cond, key)

@@ -1,0 +1,91 @@
+"""Curves from tables: a table is a sequence of rows, a row is a dict, as in `metrics.jsonl`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Table = Iterable[Mapping[str, Any]]
+
+
+def loss(rows: Table, values: Sequence[str] = ("loss",), *, by: str = "step") -> Figure:
+    """Training curves: each of `values` against `by`; rows that lack one are skipped for that curve.
+
+    The raw values are faint; the line on top is their mean over windows of about a fiftieth of the run. The vertical
+    axis is logarithmic where every value is positive.
+
+    >>> figure = loss([{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0}, {"step": 10, "images_per_s": 900.0}])
+    >>> figure.axes[0].get_xlabel()
+    'step'
+    """
+    from matplotlib.figure import Figure
+
+    rows = list(rows)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    ax = figure.subplots()
+    for colour, name in enumerate(values):
+        steps, curve = _column(rows, by, name)
+        ax.plot(steps, curve, color=f"C{colour}", alpha=0.25, linewidth=0.8)
+        ax.plot(_windows(steps), _windows(curve), color=f"C{colour}", label=name)
+    drawn = [point for line in ax.lines for point in np.asarray(line.get_ydata()).tolist()]
+    ax.set(xlabel=by, ylabel=", ".join(values), yscale="log" if min(drawn) > 0.0 else "linear")
+    ax.legend()
+    return figure
+
+
+def error_vs_nfe(rows: Table, *, by: str = "sampler", nfe: str = "nfe", error: str = "error") -> Figure:
+    """Error against network calls, both logarithmic: one line for each value of the column `by`.
+
+    Rows with the same (by, nfe), such as seeds, make one point: the line is their median, the band reaches from
+    the least to the greatest. The slope of a straight stretch is minus the order of the solver.
+
+    >>> rows = [{"sampler": "ddim", "nfe": n, "seed": s, "error": (1 + s) / n} for n in (5, 10) for s in (0, 1, 2)]
+    >>> error_vs_nfe(rows).axes[0].lines[0].get_ydata().tolist()
+    [0.4, 0.2]
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for name, points in _grouped(rows, by, nfe, error).items():
+        calls = sorted(points)
+        ax.plot(calls, [np.median(points[n]) for n in calls], marker="o", markersize=4, label=str(name))
+        ax.fill_between(calls, [min(points[n]) for n in calls], [max(points[n]) for n in calls], alpha=0.2)
+    ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel=error)
+    ax.grid(True, which="both", alpha=0.25)
+    ax.legend()
+    return figure
+
+
+def _column(rows: Sequence[Mapping[str, Any]], by: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(row[by], row[name]) for row in rows if by in row and row.get(name) is not None]
+    if not pairs:
+        found = sorted({key for row in rows for key in row})
+        raise ValueError(f"no row has both {by!r} and {name!r}; the table has the columns {found}.")
+    steps, values = np.array(pairs, np.float64).T
+    return steps, values
+
+
+def _windows(values: np.ndarray) -> np.ndarray:
+    """Means of at most fifty consecutive stretches."""
+    return np.array([stretch.mean() for stretch in np.array_split(values, min(50, len(values)))])
+
+
+def _grouped(rows: Table, by: str, nfe: str, error: str) -> dict[Any, dict[float, list[float]]]:
+    groups: dict[Any, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        missing = [name for name in (by, nfe, error) if name not in row]
+        if missing:
+            raise ValueError(
+                f"every row needs the columns {by!r}, {nfe!r} and {error!r}; {missing} is missing in {row}."
+            )
+        groups[row[by]][row[nfe]].append(row[error])
+    if not groups:
+        raise ValueError("the table has no rows, so there is no curve to draw.")
+    return groups

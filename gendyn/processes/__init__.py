@@ -1,0 +1,44 @@
+"""Forward dynamics: how data becomes noise.
+
+Every process here is an affine Gaussian path
+
+    x = alpha(t) data + sigma(t) noise,        noise ~ N(0, I),
+
+and only the pair (alpha, sigma) tells one from another. Dividing by alpha turns each of them into the
+variance-exploding path with noise level sigma/alpha = e^{-lam}, which is why one denoiser, one set of conversions and
+one set of samplers serve them all. Each process keeps the clock of its own literature and says which end is which
+(`t_noise`, `t_data`); nothing outside this room may assume a direction.
+"""
+
+from gendyn.processes.flows import GVP, RectifiedFlow
+from gendyn.processes.gaussian import GaussianPath, Process
+from gendyn.processes.variance_exploding import EDM, VE
+from gendyn.processes.variance_preserving import SubVP, VPCosine, VPDiscrete, VPLinear
+
+PROCESSES = {
+    "vp_linear": VPLinear,
+    "vp_cosine": VPCosine,
+    "vp_discrete": VPDiscrete.linear,
+    "vp_discrete_scaled": VPDiscrete.scaled_linear,
+    "vp_discrete_cosine": VPDiscrete.cosine,
+    "subvp": SubVP,
+    "ve": VE,
+    "edm": EDM,
+    "gvp": GVP,
+    "rectified_flow": RectifiedFlow,
+}
+"""Name -> constructor with its published defaults; the command line, the shared tests and the README read this list."""
+
+__all__ = [
+    "EDM",
+    "GVP",
+    "PROCESSES",
+    "VE",
+    "GaussianPath",
+    "Process",
+    "RectifiedFlow",
+    "SubVP",
+    "VPCosine",
+    "VPDiscrete",
+    "VPLinear",
+]

@@ -1,0 +1,46 @@
+"""Samplers as tables.
+
+Every fixed-grid sampler of this field is affine in the state, the past network outputs and the fresh noise, once its
+grid is fixed. So a solver here is a function on the host, (process, grid) -> SamplerPlan, that writes the coefficients
+in float64, and one compiled loop executes them all:
+
+    y = ex x + em . history + en . draws + ec
+    m = oy y + om D(y, t);  history <- (m, history[:-1])         if the row calls the network
+    x = sx x + sm . history + sn . draws + sc
+
+A plan can be printed, stacked under `vmap`, differentiated, tuned and saved, and another solver, grid or coefficient
+reuses the compiled program. Solvers read (alpha, sigma) at the nodes and nothing else, so each serves every process.
+To add a solver: one file with one such function, and one line in `recipes.SAMPLERS`.
+"""
+
+from gendyn.samplers import grids
+from gendyn.samplers.brownian import brownian
+from gendyn.samplers.ddim import ancestral, ddim
+from gendyn.samplers.euler import euler
+from gendyn.samplers.grids import GRIDS, Grid
+from gendyn.samplers.heun import Churn, heun
+from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
+from gendyn.samplers.recipes import SAMPLERS, Recipe, plan
+from gendyn.samplers.run import run, run_eager
+
+__all__ = [
+    "GRIDS",
+    "SAMPLERS",
+    "Churn",
+    "Grid",
+    "PlanInfo",
+    "Recipe",
+    "Row",
+    "SamplerPlan",
+    "ancestral",
+    "assemble",
+    "brownian",
+    "ddim",
+    "euler",
+    "grids",
+    "heun",
+    "plan",
+    "run",
+    "run_eager",
+    "stack",
+]

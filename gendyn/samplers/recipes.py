@@ -1,0 +1,96 @@
+"""Named recipes: a solver, the grid it is usually run on, and how many steps a number of network calls buys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from gendyn.processes import Process
+from gendyn.samplers.ddim import ancestral, ddim
+from gendyn.samplers.euler import euler
+from gendyn.samplers.grids import GRIDS, Grid
+from gendyn.samplers.heun import heun
+from gendyn.samplers.plan import SamplerPlan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How `gendyn.plan` builds a named sampler.
+
+    Attributes:
+        build: (process, grid, **options) -> plan.
+        calls: calls per step; on a grid that ends clean the last step makes `last` of them.
+        grid: name of the usual grid.
+        final_zero: whether that grid ends clean; None leaves the builder's habit.
+    """
+
+    build: Callable[..., SamplerPlan]
+    calls: int = 1
+    last: int = 1
+    grid: str = "karras"
+    final_zero: bool | None = None
+
+    def plans(
+        self, process: Process, nfe: int, grid: Callable[[int], Grid], options: dict[str, Any]
+    ) -> list[SamplerPlan]:
+        """Candidates whose number of calls could be `nfe`, built rather than guessed, so that counts are never assumed."""
+        guesses = sorted({nfe // self.calls, (nfe + self.calls - self.last) // self.calls, nfe // self.calls + 1})
+        return [self.build(process, grid(n), **options) for n in guesses if n >= 1]
+
+
+SAMPLERS: dict[str, Recipe] = {
+    "ddim": Recipe(build=ddim),
+    "euler": Recipe(build=euler),
+    "heun": Recipe(build=heun, calls=2),
+    "ancestral": Recipe(build=ancestral),
+}
+"""Name -> recipe: the list behind `gendyn.plan`, the command line, the shared tests and the README's matrix."""
+
+
+def plan(
+    name: str,
+    process: Process,
+    nfe: int,
+    grid: str | Callable[..., Grid] | None = None,
+    *,
+    grid_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> SamplerPlan:
+    """The short form: a named sampler with exactly `nfe` network calls.
+
+    Args:
+        name: one of `SAMPLERS`.
+        process: the model's path.
+        nfe: network calls per sample.
+        grid: name of a grid, or a builder (process, n, **grid_options) -> Grid; by default the recipe's own.
+        grid_options: passed to the grid builder: t_start, t_end, final_zero, shift, rho, ...
+        options: passed to the solver: eta, churn, ...
+
+    Raises:
+        ValueError: an unknown name (the nearest are listed), or an `nfe` the solver cannot make, with the ones it can.
+
+    Example:
+        >>> import gendyn as gd
+        >>> gd.plan("heun", gd.processes.EDM(), nfe=35).rows
+        35
+    """
+    recipe = _lookup("sampler", name, SAMPLERS)
+    if nfe < 1:
+        raise ValueError(f"nfe must be at least 1; got {nfe}.")
+    builder = grid if callable(grid) else _lookup("grid", grid or recipe.grid, GRIDS)
+    extra = dict(grid_options or {})
+    if grid is None and recipe.final_zero is not None:
+        extra.setdefault("final_zero", recipe.final_zero)
+    candidates = recipe.plans(process, nfe, lambda n: builder(process, n, **extra), options)
+    for candidate in candidates:
+        if candidate.nfe == nfe:
+            return candidate
+    possible = ", ".join(str(c.nfe) for c in candidates)
+    raise ValueError(f"{name} cannot make exactly {nfe} network calls on this grid; near it, it makes {possible}.")
+
+
+def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(table)}.")
+    return table[name]

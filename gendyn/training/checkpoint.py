@@ -1,0 +1,116 @@
+"""Checkpoints: orbax, asynchronous and atomic; what is unreadable is set aside and said, never lost in silence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from gendyn.training.step import TrainState
+
+Report = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of a run: per step the items params, ema, rest (optimiser state, step, key) and meta.
+
+    Items are separate so that a finished model is loaded without its optimiser. The last `keep_last` are kept, and
+    every `keep_every`-th step for good. Trees are nested dicts of arrays keyed by name, restored onto any mesh.
+    """
+
+    def __init__(
+        self, folder: epath.PathLike, *, keep_last: int | None = 3, keep_every: int | None = None, read_only: bool = False
+    ):
+        self.folder = epath.Path(folder)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last, keep_period=keep_every, create=not read_only, read_only=read_only
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps present, oldest first; half-written ones do not count."""
+        return sorted(self.manager.all_steps())
+
+    def save(self, state: TrainState, stds: Sequence[float], meta: dict[str, Any]) -> None:
+        """Copy to the host and write in the background; a step already on disk is left alone."""
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        items = _items(state, stds)
+        saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self.manager.save(step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
+
+    def restore(self, abstract: TrainState, stds: Sequence[float], sharding: Any, report: Report = logger.warning) -> Any:
+        """The newest readable state, or None if there is none.
+
+        A checkpoint that cannot be read is moved to `unreadable/` beside the others and reported, and the one
+        before it is tried.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self._state(step, abstract, stds, sharding)
+            except Exception as error:  # orbax raises many kinds for files cut short
+                where = self._set_aside(step)
+                report(f"checkpoint {step} cannot be read ({_first_line(error)}); moved to {where}, trying the one before.")
+        return None
+
+    def item(self, step: int, name: str, abstract: Any, sharding: Any = None) -> Any:
+        """One item of one step."""
+        target = ocp.args.StandardRestore(_with_sharding(abstract, sharding))
+        return self.manager.restore(step, args=ocp.args.Composite(**{name: target}))[name]
+
+    def meta(self, step: int) -> dict[str, Any]:
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def wait(self) -> None:
+        """Until everything saved is on disk."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self.manager.close()
+
+    def _state(self, step: int, abstract: TrainState, stds: Sequence[float], sharding: Any) -> TrainState:
+        targets = {
+            name: ocp.args.StandardRestore(_with_sharding(tree, sharding)) for name, tree in _items(abstract, stds).items()
+        }
+        found = self.manager.restore(step, args=ocp.args.Composite(**targets))
+        rest = found["rest"]
+        averages = tuple(found["ema"][_name(std)] for std in stds) if stds else ()
+        return TrainState(
+            params=found["params"], ema=averages, opt_state=rest["opt_state"], step=rest["step"], key=rest["key"]
+        )
+
+    def _set_aside(self, step: int) -> epath.Path:
+        source, target = self.folder / str(step), self.folder / "unreadable" / str(step)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target.rmtree()
+        source.rename(target)
+        self.manager.reload()
+        return target
+
+
+def _items(state: TrainState, stds: Sequence[float]) -> dict[str, Any]:
+    items = {"params": state.params, "rest": {"opt_state": state.opt_state, "step": state.step, "key": state.key}}
+    if stds:
+        items["ema"] = {_name(std): tree for std, tree in zip(stds, state.ema, strict=True)}
+    return items
+
+
+def _name(std: float) -> str:
+    return f"{std:g}"
+
+
+def _with_sharding(abstract: Any, sharding: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

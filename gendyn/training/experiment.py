@@ -1,0 +1,97 @@
+"""An experiment as a value: everything a run is made of, and nothing that happens while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import optax
+
+from gendyn.data import Source, Transform, to_uint8
+from gendyn.networks import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How pictures are made while training, and the defaults of `gendyn sample` and `gendyn evaluate`."""
+
+    sampler: str = "ddim"
+    nfe: int = 20
+    grid: str | None = None
+    guidance: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What `build` and `gendyn train` need, as plain values.
+
+    Attributes:
+        network: from `gendyn.networks.functional`, or any `Network(init=..., apply=...)`.
+        objective: a loss (network, params, key, data, cond) -> (per_example, aux) with `.process` and `.denoiser`.
+        source: opens the training data when called; loading a finished run never calls it.
+        test: opens held-out data for `gendyn evaluate`, if there is any.
+        shape: shape of one example, channels last; checked against the data.
+        num_classes: classes of a conditional model (the null class is this number), or None.
+        batch_size: global batch, over all devices and processes.
+        steps: optimiser steps of the whole run.
+        optimizer: an optax transformation.
+        schedule: the learning rate, only to be logged.
+        accumulate: micro-batches per step.
+        transforms: augmentation, applied on the host by the loader.
+        ema: relative widths of the tracked averages (see `gendyn.training.ema`).
+        seed: of parameters, data order and noise.
+        sampling: pictures while training and defaults of sampling commands.
+        decode: a batch of states to what is written: uint8 images by default.
+        evaluate: (samples, labels, train, test) -> a printable report; None uses `gendyn.metrics.report`.
+    """
+
+    network: Network
+    objective: Any
+    source: Callable[[], Source]
+    shape: tuple[int, ...]
+    batch_size: int
+    steps: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule | None = None
+    test: Callable[[], Source] | None = None
+    num_classes: int | None = None
+    accumulate: int = 1
+    transforms: tuple[Transform, ...] = ()
+    ema: tuple[float, ...] = (0.05, 0.10)
+    seed: int = 0
+    sampling: Sampling = Sampling()
+    decode: Callable[[Any], np.ndarray] = to_uint8
+    evaluate: Callable[..., Any] | None = None
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_last: int = 3
+    keep_every: int | None = None
+    snapshot_every: int | None = None
+    sample_every: int | None = None
+
+    @property
+    def process(self) -> Any:
+        return self.objective.process
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "accumulate", "log_every", "checkpoint_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not split into accumulate = {self.accumulate} equal micro-batches."
+            )
+
+
+class Config(Protocol):
+    """The `Config` of an experiment file: a frozen dataclass of plain fields that knows how to make the experiment."""
+
+    def experiment(self) -> Experiment: ...
+
+
+def resolve(config: Config | Experiment) -> Experiment:
+    """The experiment behind a config."""
+    return config if isinstance(config, Experiment) else config.experiment()

@@ -1,0 +1,201 @@
+"""The training loop: steps, logs, checkpoints, snapshots, callbacks, and how all of it stops."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from gendyn import distributed
+from gendyn.data import Source
+from gendyn.training.checkpoint import Checkpoints
+from gendyn.training.experiment import Experiment
+from gendyn.training.logs import MetricsLog, ProgressLine
+from gendyn.training.step import TrainState, abstract_state, build
+
+Callback: TypeAlias = Callable[[int, TrainState, Any], None]
+"""Called with (step, state, denoiser), the denoiser holding the first tracked average."""
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is not finite; the message names the step and the last good checkpoint."""
+
+
+@dataclass
+class Outcome:
+    """How a call of `fit` ended."""
+
+    state: TrainState
+    step: int
+    finished: bool
+    stopped_by: str | None = None
+
+
+@dataclass
+class _Stop:
+    """Set by SIGINT or SIGTERM, read between steps. A second signal acts at once."""
+
+    name: str | None = None
+    previous: dict[int, Any] = field(default_factory=dict)
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.name = signal.Signals(number).name
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    stop = _Stop()
+    try:
+        stop.previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread (a notebook server): interrupts stay with their owner
+        stop.previous = {}
+    try:
+        yield stop
+    finally:
+        for signum, handler in stop.previous.items():
+            signal.signal(signum, handler)
+
+
+def fit(
+    experiment: Experiment,
+    folder: epath.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    source: Source | None = None,
+    callbacks: Sequence[Callback] = (),
+    meta: dict[str, Any] | None = None,
+    stop_at: int | None = None,
+    wandb: str | None = None,
+) -> Outcome:
+    """Train, or go on training, in a run directory.
+
+    The newest readable checkpoint in `folder` is continued exactly: parameters, optimiser, averages, key and data
+    position, so that an interrupted run ends in the same bits as an uninterrupted one.
+
+    Args:
+        experiment: what to train.
+        folder: run directory, local or gs://.
+        mesh: devices; all by default.
+        source: the training data, if it is open already.
+        callbacks: called every `experiment.sample_every` steps and at the end.
+        meta: JSON values stored in every checkpoint (the resolved config).
+        stop_at: end early at this step (the run stays resumable).
+        wandb: project name, to log there too.
+
+    Raises:
+        Diverged: when the loss or the gradient stops being finite.
+    """
+    mesh = distributed.data_mesh() if mesh is None else mesh
+    folder = epath.Path(folder)
+    checkpoints = Checkpoints(folder / "checkpoints", keep_last=experiment.keep_last, keep_every=experiment.keep_every)
+    snapshots = Checkpoints(folder / "ema", keep_last=None) if experiment.snapshot_every else None
+    messages: list[str] = []
+    restored = checkpoints.restore(
+        abstract_state(experiment), experiment.ema, distributed.replicated(mesh), report=messages.append
+    )
+    start = 0 if restored is None else int(restored.step)
+    state, step_fn, batches = build(experiment, mesh=mesh, start=start, source=source)
+    state = state if restored is None else restored
+    end = min(experiment.steps, stop_at or experiment.steps)
+    log = MetricsLog(folder, start=start, wandb=wandb)
+    run = _Run(experiment, checkpoints, snapshots, log, tuple(callbacks), meta or {})
+    try:
+        with _stopping() as stop, ProgressLine(experiment.steps, start, experiment.batch_size) as progress:
+            for message in messages:
+                progress.say(message)
+            if start:
+                progress.say(f"continuing from step {start}")
+            state, step = run.steps(state, step_fn, batches, start, end, stop, progress)
+    finally:
+        log.close()
+        for store in filter(None, (checkpoints, snapshots)):
+            store.close()
+    return Outcome(state=state, step=step, finished=step >= experiment.steps, stopped_by=stop.name)
+
+
+@dataclass
+class _Run:
+    """What the loop writes to; `pending` holds metrics still on the device, fetched only when they are logged."""
+
+    experiment: Experiment
+    checkpoints: Checkpoints
+    snapshots: Checkpoints | None
+    log: MetricsLog
+    callbacks: tuple[Callback, ...]
+    meta: dict[str, Any]
+    pending: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    def steps(
+        self,
+        state: TrainState,
+        step_fn: Any,
+        batches: Iterator[Any],
+        start: int,
+        end: int,
+        stop: _Stop,
+        progress: ProgressLine,
+    ) -> tuple[TrainState, int]:
+        step = start
+        while step < end and stop.name is None:
+            state, metrics = step_fn(state, next(batches))
+            step += 1
+            self.pending.append((step, metrics))
+            progress.advance(step)
+            self._after(step, state, progress)
+        if step > start:
+            self._flush(step, progress)
+            self._save(state, step)
+        return state, step
+
+    def _after(self, step: int, state: TrainState, progress: ProgressLine) -> None:
+        every = self.experiment
+        if step % every.log_every == 0:
+            self._flush(step, progress)
+        if step % every.checkpoint_every == 0:
+            self._flush(step, progress)
+            self._save(state, step)
+        if self.snapshots and step % (every.snapshot_every or 1) == 0:
+            self._flush(step, progress)
+            self.snapshots.save(state, every.ema, self.meta)
+        if (every.sample_every and step % every.sample_every == 0) or step == every.steps:
+            self._flush(step, progress)
+            denoiser = every.objective.denoiser(every.network.apply, state.ema[0] if state.ema else state.params)
+            for callback in self.callbacks:
+                callback(step, state, denoiser)
+
+    def _flush(self, step: int, progress: ProgressLine) -> None:
+        """Fetch what is pending, refuse what is not finite, log the mean since the last time."""
+        if not self.pending:
+            return
+        steps, metrics = zip(*self.pending)
+        rows = [(s, {k: float(v) for k, v in m.items()}) for s, m in zip(steps, jax.device_get(metrics))]
+        self.pending.clear()
+        for s, row in rows:
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                raise Diverged(self._diverged(s, row))
+        mean = {k: sum(row[k] for _, row in rows) / len(rows) for k in rows[0][1]}
+        self.log.write(step, mean | {"images_per_second": progress.rate(step)})
+        progress.note(step, mean)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        position = step * self.experiment.batch_size
+        self.checkpoints.save(state, self.experiment.ema, {**self.meta, "step": step, "position": position})
+
+    def _diverged(self, step: int, row: dict[str, float]) -> str:
+        self.checkpoints.wait()
+        kept = self.checkpoints.steps()
+        last = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+        what = "loss" if not math.isfinite(row["loss"]) else "gradient norm"
+        return (
+            f"the {what} is not finite at step {step}; {last}. Lower the learning rate, clip gradients, or look at the "
+            "data of that step; the same command continues from the checkpoint."
+        )

@@ -1,0 +1,86 @@
+"""Drawing many samples from a model: sample i of a seed is the same image whatever the batch and the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from gendyn import distributed, samplers
+from gendyn.control import cfg
+from gendyn.samplers import SamplerPlan
+from gendyn.training.experiment import Sampling
+
+
+def plan_for(process: Any, sampling: Sampling) -> SamplerPlan:
+    """The plan that a `Sampling` names."""
+    return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **sampling.options)
+
+
+def guided(denoiser: Any, weight: float, num_classes: int | None) -> Any:
+    """The denoiser itself at weight 1, else classifier-free guidance against the null class."""
+    if weight == 1.0:
+        return denoiser
+    if num_classes is None:
+        raise ValueError(f"guidance {weight:g} needs a class-conditional model; this one has no classes (use 1).")
+    return cfg(denoiser, weight, null=num_classes)
+
+
+def sample(
+    denoiser: Any,
+    plan: SamplerPlan,
+    shape: tuple[int, ...],
+    *,
+    num: int,
+    labels: Any = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """`num` samples, [num, *shape], as float32 on the host.
+
+    Sample i draws its prior and all its noise from fold_in(key(seed), i), so it depends neither on its neighbours nor on the
+    batch size, and is cut over the mesh's devices. The last batch is filled up, so one program serves all.
+
+    Args:
+        labels: conditions, [num] (or a tree of such), or None.
+        report: called with the number of samples done after every batch.
+    """
+    mesh = distributed.data_mesh() if mesh is None else mesh
+    ways = mesh.shape[distributed.DATA]
+    batch_size = -(-min(batch_size, num) // ways) * ways
+    done = [np.zeros((0, *shape), np.float32)]
+    for start in range(0, num, batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), num - 1)
+        cond = None if labels is None else jax.tree.map(lambda a: np.asarray(a)[rows], labels)
+        x = _batch(denoiser, plan, shape, seed, rows, cond, mesh)
+        done.append(np.asarray(x)[: num - start])
+        report(min(start + batch_size, num))
+    return np.concatenate(done)
+
+
+def _batch(denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, mesh: Mesh) -> Any:
+    cut = distributed.split(mesh)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
+    priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    prior = plan.process.sample_prior
+    x_T = jax.vmap(lambda key: prior(key, shape, t=float(plan.t[0])))(priors)
+    x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
+    return samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+
+
+def class_labels(num: int, num_classes: int | None, only: int | None = None) -> np.ndarray | None:
+    """Classes in turn, 0 1 2 ... 0 1 2, or one class throughout; None for an unconditional model."""
+    if num_classes is None:
+        if only is not None:
+            raise ValueError(f"class {only} was asked of a model without classes.")
+        return None
+    if only is not None and not 0 <= only < num_classes:
+        raise ValueError(f"class must lie in 0..{num_classes - 1}; got {only}.")
+    return np.arange(num, dtype=np.int32) % num_classes if only is None else np.full(num, only, np.int32)
+

@@ -1,0 +1,55 @@
+"""Learning-rate schedules by name, and the usual optimiser."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import jax.numpy as jnp
+import optax
+
+Schedule: TypeAlias = Literal["constant", "cosine", "inverse_sqrt"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "inverse_sqrt")
+
+
+def schedule(
+    name: Schedule, learning_rate: float, *, steps: int, warmup: int = 0, final: float = 0.0, reference: int | None = None
+) -> optax.Schedule:
+    """Linear warm-up from zero over `warmup` steps, then one of
+
+        constant      learning_rate
+        cosine        from learning_rate to final * learning_rate at `steps`, half a cosine
+        inverse_sqrt  learning_rate / sqrt(max(step/reference, 1)): EDM2 (Karras et al. 2024, arXiv 2312.02696), eq. 67;
+                      reference defaults to the warm-up, or a tenth of the run
+
+    >>> float(schedule("cosine", 1.0, steps=100, warmup=10)(5))
+    0.5
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
+    if not 0 <= warmup <= steps:
+        raise ValueError(f"warmup must lie between 0 and steps = {steps}; got {warmup}.")
+    if name == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), alpha=final)
+        return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
+    flat_until = reference or warmup or max(steps // 10, 1)
+
+    def rate(step):
+        ramp = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
+        fall = jnp.sqrt(jnp.maximum(step / flat_until, 1.0)) if name == "inverse_sqrt" else 1.0
+        return learning_rate * ramp / fall
+
+    return rate
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip: float | None = 1.0,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay behind a global-norm clip (None: no clip)."""
+    chain = [] if clip is None else [optax.clip_by_global_norm(clip)]
+    return optax.chain(*chain, optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))

@@ -1,0 +1,163 @@
+"""The training state, the compiled step, and `build`, which the command line, the notebooks and the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from gendyn import distributed
+from gendyn.data import Source, batches
+from gendyn.training import ema
+from gendyn.training.experiment import Config, Experiment, resolve
+from gendyn.tree import pytree
+
+Metrics: TypeAlias = dict[str, Array]
+Step: TypeAlias = Callable[["TrainState", dict[str, Array]], tuple["TrainState", Metrics]]
+
+
+@pytree
+class TrainState:
+    """Everything that changes while training. `step` is also the data position: batch k is a function of (seed, k).
+
+    Attributes:
+        params: nested dict of float32 arrays.
+        opt_state: the optimiser's.
+        ema: one float32 tree per tracked profile.
+        step: optimiser steps done.
+        key: the run's key; step k draws its noise from fold_in(key, k).
+    """
+
+    params: Any
+    opt_state: Any
+    ema: tuple[Any, ...]
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+def build(
+    config: Config | Experiment, *, mesh: Mesh | None = None, start: int = 0, source: Source | None = None
+) -> tuple[TrainState, Step, Iterator[dict[str, Array]]]:
+    """Make the three things a training loop is made of.
+
+    Args:
+        config: an experiment file's Config, or an `Experiment`.
+        mesh: devices; all of them by default.
+        start: the step whose batch comes first (for resuming; the state is restored separately).
+        source: the training data, if it is open already.
+
+    Returns:
+        (state, step, batches): state sharded from birth, `step(state, batch) -> (state, metrics)` compiled with the
+        state donated, and an endless iterator of global batches on the mesh.
+
+    Raises:
+        ValueError: data of another shape than declared, labels missing, or a batch that does not divide over devices.
+
+    Example:
+        state, step, batches = gd.training.build(config)
+        for _, batch in zip(range(config.steps), batches):
+            state, metrics = step(state, batch)
+    """
+    experiment = resolve(config)
+    mesh = distributed.data_mesh() if mesh is None else mesh
+    distributed.check_divisible(experiment.batch_size // experiment.accumulate, mesh)
+    source = experiment.source() if source is None else source
+    check_source(experiment, source)
+    loader = batches(
+        source,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        start=start,
+        transforms=experiment.transforms,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return init_state(experiment, mesh), compiled_step(experiment, mesh), distributed.place(loader, mesh)
+
+
+def check_source(experiment: Experiment, source: Source) -> None:
+    """The data must be what the experiment declared."""
+    if tuple(source.shape) != tuple(experiment.shape):
+        raise ValueError(
+            f"the experiment is for data of shape {tuple(experiment.shape)}, but the source has {tuple(source.shape)}; "
+            "change the config's size or resize the data."
+        )
+    if experiment.num_classes is not None and source.num_classes != experiment.num_classes:
+        found = "no labels" if source.num_classes is None else f"{source.num_classes} classes"
+        raise ValueError(f"the experiment is for {experiment.num_classes} classes, but the source has {found}.")
+
+
+def init_state(experiment: Experiment, mesh: Mesh) -> TrainState:
+    """The first state, created inside one program with its final sharding."""
+    make = jax.jit(lambda: _first_state(experiment), out_shardings=distributed.replicated(mesh))
+    return make()
+
+
+def abstract_state(experiment: Experiment) -> TrainState:
+    """Shapes and dtypes of the state; no memory."""
+    return jax.eval_shape(lambda: _first_state(experiment))
+
+
+def _first_state(experiment: Experiment) -> TrainState:
+    key_params, key_run = jax.random.split(jax.random.key(experiment.seed))
+    params = experiment.network.init(key_params)
+    return TrainState(
+        params=params,
+        opt_state=experiment.optimizer.init(params),
+        ema=ema.start(params, experiment.ema),
+        step=jnp.zeros((), jnp.int32),
+        key=key_run,
+    )
+
+
+def compiled_step(experiment: Experiment, mesh: Mesh) -> Step:
+    """`train_step` on a mesh: state replicated and donated, batch cut over the data axis."""
+    whole, cut = distributed.replicated(mesh), distributed.split(mesh)
+    return jax.jit(
+        lambda state, batch: train_step(experiment, state, batch),
+        in_shardings=(whole, cut),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def train_step(experiment: Experiment, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+    """One optimiser step; the batch mean of the loss is taken here and nowhere else."""
+    key = jax.random.fold_in(state.key, state.step)
+    loss, grads = gradients(experiment, state.params, key, batch)
+    updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    average = ema.update(state.ema, params, step, experiment.ema)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    if experiment.schedule is not None:
+        metrics["learning_rate"] = jnp.asarray(experiment.schedule(state.step), jnp.float32)
+    return TrainState(params=params, opt_state=opt_state, ema=average, step=step, key=state.key), metrics
+
+
+def gradients(experiment: Experiment, params: Any, key: PRNGKeyArray, batch: dict[str, Array]) -> tuple[Array, Any]:
+    """Mean loss and its gradient, over `accumulate` micro-batches that each take rows from every device."""
+
+    def mean_loss(params: Any, key: PRNGKeyArray, rows: dict[str, Array]) -> Array:
+        cond = rows.get("label") if experiment.num_classes is not None else None
+        return experiment.objective(experiment.network, params, key, rows["data"], cond)[0].mean()
+
+    value_and_grad = jax.value_and_grad(mean_loss)
+    n = experiment.accumulate
+    if n == 1:
+        return value_and_grad(params, key, batch)
+    # Interleaved rows: reshape(n, -1) of a sharded batch would gather it, this moves nothing between devices.
+    micro = jax.tree.map(lambda a: a.reshape(-1, n, *a.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(total: Any, inputs: Any) -> tuple[Any, None]:
+        index, rows = inputs
+        part = value_and_grad(params, jax.random.fold_in(key, index), rows)
+        return jax.tree.map(lambda t, p: t + p / n, total, part), None
+
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, params, key, jax.tree.map(lambda a: a[0], micro)))
+    return jax.lax.scan(add, zeros, (jnp.arange(n), micro))[0]

@@ -1,0 +1,319 @@
+"""One suite for every network: what the rest of the library relies on, whatever the blocks are."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gendyn.networks import MLP, NETWORKS, DiT, UNet, functional, initialise
+from gendyn.parametrization import AXES, ROLES
+from gendyn.parametrization.axes import role
+from gendyn.tree import paths
+
+BATCH, CLASSES = 3, 4
+ALL_NETWORKS = {
+    "mlp": (partial(MLP, 5, width=12, depth=2), (5,)),
+    "unet_1d": (partial(UNet, 1, 2, width=8, multipliers=(1, 2), blocks=1), (6, 2)),
+    "unet_2d": (partial(UNet, 2, 1, width=8, multipliers=(1, 2), blocks=1, attention=(0,), head_dim=4), (4, 6, 1)),
+    "unet_3d": (partial(UNet, 3, 1, width=4, multipliers=(1, 1), blocks=1, attention=()), (2, 4, 2, 1)),
+    "dit_1d": (partial(DiT, (8, 2), patch=4, width=8, depth=1, heads=2), (8, 2)),
+    "dit_2d": (partial(DiT, (4, 6, 1), width=12, depth=2, heads=2, positions="learned"), (4, 6, 1)),
+    "dit_3d": (partial(DiT, (2, 4, 2, 1), width=12, depth=1, heads=2), (2, 4, 2, 1)),
+}
+each = pytest.mark.parametrize("name", ALL_NETWORKS)
+one_of_each = pytest.mark.parametrize("name", ["mlp", "unet_2d", "dit_2d"])
+
+
+def make(name, **options):
+    return partial(ALL_NETWORKS[name][0], num_classes=CLASSES, **options)
+
+
+@cache
+def network(name, **options):
+    return functional(make(name, **options))
+
+
+@cache
+def initial(name):
+    return initialise(network(name), jax.random.key(0))
+
+
+@cache
+def randomised(name):
+    """Every entry of order 0.3: at initialisation the output is zero, which would make most checks vacuous."""
+    leaves, structure = jax.tree.flatten(initial(name))
+    rng = np.random.default_rng(1)
+    return structure.unflatten(jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves)
+
+
+@cache
+def inputs(name):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.standard_normal((BATCH, *ALL_NETWORKS[name][1])), jnp.float32)
+    return x, jnp.asarray([-1.3, 0.2, 0.9]), jnp.asarray([0, 3, CLASSES])
+
+
+def compiled(f):
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@cache
+def evaluate(name, **options):
+    return compiled(network(name, **options).apply)
+
+
+@cache
+def train(name, **options):
+    return compiled(network(name, **options).train)
+
+
+def close(a, b, rtol=2e-4):
+    return np.max(np.abs(np.asarray(a) - np.asarray(b))) <= rtol * np.max(np.abs(np.asarray(b)))
+
+
+def test_every_listed_network_is_in_this_suite():
+    assert set(NETWORKS.values()) == {constructor.func for constructor, _ in ALL_NETWORKS.values()}
+
+
+@each
+def test_output_is_finite_float32_of_the_shape_of_x(name):
+    x, label, cond = inputs(name)
+    y = evaluate(name)(randomised(name), x, label, cond)
+    assert y.shape == x.shape
+    assert y.dtype == jnp.float32
+    assert np.isfinite(y).all()
+    assert np.std(y) > 1e-2
+
+
+@each
+def test_permuting_the_batch_permutes_the_output(name):
+    params, order = randomised(name), jnp.array([2, 0, 1])
+    x, label, cond = inputs(name)
+    y = evaluate(name)(params, x, label, cond)
+    assert close(evaluate(name)(params, x[order], label[order], cond[order]), y[order])
+
+
+@each
+def test_examples_do_not_see_each_other(name):
+    x, label, cond = inputs(name)
+    y = evaluate(name)(randomised(name), x, label, cond)
+    moved = evaluate(name)(randomised(name), x.at[0].add(1.0), label.at[0].add(1.0), cond)
+    assert close(moved[1:], y[1:])
+    assert not close(moved[0], y[0], rtol=1e-2)
+
+
+@each
+def test_every_parameter_is_annotated(name):
+    shapes = dict(paths(jax.eval_shape(network(name).init, jax.random.key(0))))
+    axes = dict(paths(network(name).axes, is_leaf=lambda node: isinstance(node, tuple)))
+    roles = dict(paths(network(name).roles))
+    assert shapes.keys() == axes.keys() == roles.keys()
+    for path, leaf in shapes.items():
+        assert len(axes[path]) == leaf.ndim, path
+        assert set(axes[path]) <= set(AXES), path
+        assert roles[path] in ROLES, path
+        assert roles[path] == role(axes[path]), path
+
+
+@one_of_each
+def test_axis_names_agree_with_the_axes_that_grow(name):
+    """Grow the width: exactly the axes named as widths change, all by the same factor (no mixed concatenation)."""
+    from gendyn.parametrization.axes import WIDTH
+
+    width = ALL_NETWORKS[name][0].keywords["width"]
+    shapes = dict(paths(jax.eval_shape(network(name).init, jax.random.key(0))))
+    wide = dict(paths(jax.eval_shape(functional(make(name, width=2 * width)).init, jax.random.key(0))))
+    axes = dict(paths(network(name).axes, is_leaf=lambda node: isinstance(node, tuple)))
+    for path, leaf in shapes.items():
+        grown = tuple((2 if axis in WIDTH else 1) * n for axis, n in zip(axes[path], leaf.shape))
+        assert wide[path].shape == grown, path
+
+
+@each
+def test_untrained_network_is_exactly_zero(name):
+    x, label, cond = inputs(name)
+    assert not np.any(evaluate(name)(initial(name), x, label, cond))
+
+
+@each
+def test_initialisation_is_reproducible_and_float32(name):
+    again = initialise(network(name), jax.random.key(0))
+    other = initialise(network(name), jax.random.key(1))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), initial(name), again))
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(other)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {jnp.dtype("float32")}
+
+
+@each
+def test_hidden_kernels_have_variance_one_over_fan_in(name):
+    """Statistical: each pooled estimate has over 50 draws; 5 standard errors, false alarm below 1e-5 per kernel."""
+    roles = dict(paths(network(name).roles))
+    for path, leaf in paths(initial(name)):
+        if roles[path] == "hidden" and np.any(leaf):
+            fan_in = leaf.size // leaf.shape[-1]
+            scaled = float(jnp.var(leaf)) * fan_in
+            assert abs(scaled - 1) < 5 * np.sqrt(2 / leaf.size), path
+
+
+@one_of_each
+def test_scalar_label_is_that_label_for_everyone(name):
+    x, _, cond = inputs(name)
+    params = randomised(name)
+    everyone = evaluate(name)(params, x, jnp.full(BATCH, 0.7), cond)
+    assert close(evaluate(name)(params, x, 0.7, cond), everyone)
+    assert not close(evaluate(name)(params, x, 0.2, cond), everyone, rtol=1e-2)
+
+
+@one_of_each
+def test_null_class_is_no_class_and_differs_from_every_class(name):
+    x, label, _ = inputs(name)
+    params = randomised(name)
+    null = evaluate(name)(params, x, label, jnp.full(BATCH, CLASSES))
+    assert close(evaluate(name)(params, x, label, None), null)
+    assert not close(evaluate(name)(params, x, label, jnp.zeros(BATCH, int)), null, rtol=1e-2)
+
+
+@one_of_each
+def test_dropout_follows_its_key_and_rests_in_evaluation(name):
+    x, label, cond = inputs(name)
+    params = randomised(name)
+    noisy = partial(train(name, dropout=0.5), params, x, label, cond)
+    assert (noisy(jax.random.key(3)) == noisy(jax.random.key(3))).all()
+    assert not close(noisy(jax.random.key(3)), noisy(jax.random.key(4)), rtol=1e-2)
+    plain = evaluate(name)(params, x, label, cond)
+    assert (evaluate(name, dropout=0.5)(params, x, label, cond) == plain).all()
+    assert close(train(name)(params, x, label, cond, jax.random.key(3)), plain)
+
+
+@one_of_each
+def test_remat_changes_neither_values_nor_gradients(name):
+    x, label, cond = inputs(name)
+
+    def loss(params, remat):
+        out = network(name, remat=remat, dropout=0.3).train(params, x, label, cond, jax.random.key(0))
+        return jnp.mean(jnp.square(out - x))
+
+    plain, remade = (
+        compiled(jax.value_and_grad(partial(loss, remat=remat)))(randomised(name)) for remat in (False, True)
+    )
+    assert all(close(a, b, rtol=1e-3) for a, b in zip(jax.tree.leaves(remade), jax.tree.leaves(plain)))
+    assert "remat" in str(jax.make_jaxpr(partial(loss, remat=True))(randomised(name)))
+
+
+@each
+def test_gradient_reaches_every_parameter(name):
+    x, label, cond = inputs(name)
+    grads = compiled(jax.grad(lambda p: jnp.mean(jnp.square(network(name).apply(p, x, label, cond) - x))))(
+        randomised(name)
+    )
+    dead = [path for path, leaf in paths(grads) if not np.any(leaf)]
+    # softmax is blind to what shifts all logits of a query alike, so a key's bias is dead up to rounding by design
+    assert [path for path in dead if not path.endswith("key/bias")] == []
+
+
+@one_of_each
+def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(name):
+    x, label, cond = inputs(name)
+    params = randomised(name)
+    half = network(name, dtype="bfloat16")
+    sixteen = [
+        dtype == jnp.bfloat16 for dtype in contractions(jax.make_jaxpr(half.apply)(params, x, label, cond).jaxpr)
+    ]
+    assert sum(sixteen) >= len(sixteen) - 4  # float32: two kernels of the conditioning, the readout, attention's q k
+    out = evaluate(name, dtype="bfloat16")(params, x, label, cond)
+    exact = evaluate(name)(params, x, label, cond)
+    assert out.dtype == jnp.float32
+    assert close(out, exact, rtol=0.1)
+    assert not (out == exact).all()
+    grads = jax.eval_shape(jax.grad(lambda p: half.apply(p, x, label, cond).sum()), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+def contractions(jaxpr):
+    """The dtypes of the left operands of all matrix products and convolutions of a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation.invars[0].aval.dtype
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from contractions(inner)
+
+
+@each
+def test_a_call_changes_nothing(name):
+    x, label, cond = inputs(name)
+    params = jax.tree.map(jnp.copy, randomised(name))
+    module = make(name, dropout=0.5)(rngs=__import__("flax").nnx.Rngs(0))
+    del module  # building another one must not touch ours either
+    first = train(name, dropout=0.5)(params, x, label, cond, jax.random.key(0))
+    second = train(name, dropout=0.5)(params, x, label, cond, jax.random.key(0))
+    assert (first == second).all()
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, randomised(name)))
+
+
+@one_of_each
+def test_new_weights_and_equal_configurations_do_not_recompile(name):
+    traces = []
+
+    @partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    def call(apply, params, *args):
+        traces.append(name)
+        return apply(params, *args)
+
+    for params in (initial(name), randomised(name)):
+        for apply in (network(name).apply, functional(make(name)).apply):
+            call(apply, params, *inputs(name))
+    assert len(traces) == 1
+    assert functional(make(name)).apply == network(name).apply
+    assert functional(make(name, dropout=0.1)).apply != network(name).apply
+
+
+@one_of_each
+def test_out_channels_widen_the_last_axis_only(name):
+    x, label, cond = inputs(name)
+    wide = network(name, out_channels=2 * x.shape[-1])
+    params = jax.eval_shape(wide.init, jax.random.key(0))
+    assert jax.eval_shape(wide.apply, params, x, label, cond).shape == (*x.shape[:-1], 2 * x.shape[-1])
+
+
+@one_of_each
+def test_branch_scale_zero_leaves_a_network_without_depth(name):
+    """With branches switched off, parameters inside the blocks' branches no longer matter."""
+    x, label, cond = inputs(name)
+    off = network(name, branch_scale=0.0).apply
+    grads = compiled(jax.grad(lambda p: jnp.sum(jnp.square(off(p, x, label, cond)))))(randomised(name))
+    branches = {path: leaf for path, leaf in paths(grads) if path.endswith(("hidden/kernel", "out/kernel"))}
+    assert branches
+    assert not any(np.any(leaf) for leaf in branches.values())
+
+
+@one_of_each
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, label, cond: (x[..., None], label, cond), "expects"),
+        (lambda x, label, cond: (x, label[:, None], cond), "label is a scalar or one value per example"),
+        (lambda x, label, cond: (x, label, cond[:2]), "cond is a scalar or one value per example"),
+        (lambda x, label, cond: (x, label, cond / 2), "integer classes"),
+    ],
+)
+def test_wrong_inputs_are_named_before_compiling(name, change, message):
+    net = network(name)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    with pytest.raises((ValueError, TypeError), match=message):
+        jax.eval_shape(net.apply, params, *change(*inputs(name)))
+
+
+def test_a_class_out_of_range_is_seen():
+    x, label, _ = inputs("mlp")
+    out = evaluate("mlp")(randomised("mlp"), x, label, jnp.array([0, CLASSES + 1, 1]))
+    assert np.isnan(out[1]).all()
+    assert np.isfinite(out[jnp.array([0, 2])]).all()
+
+
+def test_a_class_for_a_network_without_classes_is_refused():
+    net = functional(partial(MLP, 2, width=8, depth=1))
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    with pytest.raises(ValueError, match="num_classes="):
+        jax.eval_shape(net.apply, params, jnp.ones((3, 2)), 0.1, jnp.zeros(3, int))
