@@ -1,18 +1,68 @@
-# A fresh machine needs Python >= 3.11, pip and make. Every target sets itself up.
+# A fresh machine needs Python >= 3.11, pip and make. Every target sets itself up; the stamp .venv/.ok says that it has.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= test,docs,notebooks
 BIN := .venv/bin
+RUN ?= runs/digits
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 export UV_PYTHON_DOWNLOADS = never
 
-.PHONY: setup digits test test-slow lint types docs notebooks bench ci clean
+.PHONY: setup digits test test-slow check lint types docs notebooks matrix bench ci constraints clean
 
 setup: .venv/.ok
 
 # constraints.txt is the exact tested set, for Python 3.11; other versions resolve within pyproject's ranges.
 .venv/.ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gendyn needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; use make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q uv || true
 	constraint=$$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info[:2] == (3, 11) else "")'); \
 	if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install -q --python $(BIN)/python $$constraint -e ".[$(EXTRAS)]"; \
 	else $(BIN)/python -m pip install -q $$constraint -e ".[$(EXTRAS)]"; fi
 	touch $@
+
+# The main job: train a model of handwritten digits, draw from it, measure what it draws.
+digits: .venv/.ok
+	$(BIN)/gendyn train digits_edm --out $(RUN)
+	$(BIN)/gendyn sample $(RUN)
+	$(BIN)/gendyn evaluate $(RUN)
+
+# The whole story: style, types, every test but the slow ones; docs build and notebook are among the tests.
+test: lint types check
+
+check: .venv/.ok
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/.ok
+	$(PYTEST) -m slow
+
+lint: .venv/.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.ok
+	$(BIN)/mypy
+
+docs: .venv/.ok
+	$(BIN)/mkdocs build --strict --quiet
+
+notebooks: .venv/.ok
+	$(PYTEST) tests/system/test_notebooks.py
+
+# Rewrites the generated table in README.md from the lists of processes and samplers.
+matrix: .venv/.ok
+	$(BIN)/python docs/matrix.py
+
+bench: .venv/.ok
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.sampler_overhead
+
+ci: test
+
+# The tested set, from the environment in which the tests have just passed (Python 3.11).
+constraints: .venv/.ok
+	@printf '%s\n' "# The exact set the tests ran with (Python 3.11), written by \`make constraints\`." > .venv/constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --exclude uv >> .venv/constraints.txt
+	mv .venv/constraints.txt constraints.txt
+	touch .venv/.ok
+
+clean:
+	rm -rf site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .jax_cache *.egg-info

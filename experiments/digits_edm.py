@@ -11,37 +11,63 @@ from functools import partial
 import gendyn as gd
 
 
+def evaluate(samples, labels, train, test):
+    """Distances with floors, copying, and agreement with a classifier trained on the real digits."""
+    judge = gd.metrics.digits_classifier(train["data"], train["label"], test["data"], test["label"])
+    return gd.metrics.report(samples, labels, train["data"], test["data"], classifier=judge)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """EDM on scikit-learn's 8x8 digits."""
 
-    width: int = 128
+    width: int = 96
     depth: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.0
+    sigma_data: float = 0.75
     batch_size: int = 128
-    steps: int = 3000
-    learning_rate: float = 1e-3
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
     warmup: int = 100
     seed: int = 0
 
     def experiment(self) -> gd.training.Experiment:
-        process = gd.processes.EDM()
+        process = gd.processes.EDM(sigma_min=0.02, sigma_max=20.0)
+        levels = gd.objectives.noise_levels.LogNormal(mean=-0.8, std=1.2)
         network = gd.networks.functional(
-            partial(gd.networks.DiT, (8, 8, 1), patch=2, width=self.width, depth=self.depth, heads=4, num_classes=10, dropout=self.dropout)
+            partial(
+                gd.networks.DiT,
+                (8, 8, 1),
+                patch=2,
+                width=self.width,
+                depth=self.depth,
+                heads=4,
+                num_classes=10,
+                dropout=self.dropout,
+            )
         )
-        rate = gd.training.schedule("cosine", self.learning_rate, steps=self.steps, warmup=min(self.warmup, self.steps))
+        rate = gd.training.schedule("cosine", self.learning_rate, steps=self.steps, warmup=self.warmup)
         return gd.training.Experiment(
             network=network,
-            objective=gd.objectives.Denoising(process=process, drop=0.1, null=10),
+            objective=gd.objectives.Denoising(
+                process=process,
+                precondition=gd.predictions.EDMPreconditioner(sigma_data=self.sigma_data),
+                noise_levels=gd.objectives.noise_levels.Stratified(levels=levels),
+                weight=gd.objectives.weights.EDM(sigma_data=self.sigma_data),
+                drop=0.1,
+                null=10,
+            ),
             source=partial(gd.data.digits, "train"),
             test=partial(gd.data.digits, "test"),
             shape=(8, 8, 1),
             num_classes=10,
             batch_size=self.batch_size,
             steps=self.steps,
-            optimizer=gd.training.adamw(rate, weight_decay=0.01),
+            optimizer=gd.training.adamw(rate, weight_decay=self.weight_decay),
             schedule=rate,
             seed=self.seed,
+            evaluate=evaluate,
             sampling=gd.training.Sampling(sampler="heun", nfe=19, guidance=1.5),
             snapshot_every=max(self.steps // 10, 1),
             sample_every=max(self.steps // 4, 1),

@@ -47,4 +47,6 @@ def read_json(path: epath.PathLike) -> Any:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error.msg} at line {error.lineno}); restore it or remove it.") from None
+        raise ValueError(
+            f"{path} is not valid JSON ({error.msg} at line {error.lineno}); restore it or remove it."
+        ) from None

@@ -253,7 +253,7 @@ class Denoiser:
     label: Callable[[Process, Any], Any] | None = static(default=None)
     learned_variance: bool = static(default=False)
 
-    def output(self, x: Float[Array, batch * data], t: Any, cond: Any = None) -> Float[Array, batch * data]:
+    def output(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Float[Array, "batch *data"]:
         """The network's own prediction in its own kind: scaled input and label in, variance head dropped."""
         t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
         label = (self.label or self.precondition.label)(self.process, t)
@@ -261,7 +261,7 @@ class Denoiser:
         value = self.apply(self.params, scale.astype(x.dtype) * x, jnp.broadcast_to(label, x.shape[:1]), cond)
         return value[..., : x.shape[-1]] if self.learned_variance else value
 
-    def __call__(self, x: Float[Array, batch * data], t: Any, cond: Any = None) -> Float[Array, batch * data]:
+    def __call__(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Float[Array, "batch *data"]:
         """E[data | x] at time t (scalar or [batch]); formed in at least float32, whatever the network computes in."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         t = jnp.asarray(t, dtype)

@@ -7,12 +7,13 @@ import dataclasses
 import difflib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
+import numpy as np
 import tyro
 from etils import epath
 
-from gendyn.training import Model, Sampling, guided, load, plan_for
+from gendyn.training import Model, Sampling, class_labels, guided, load, plan_for, sample
 
 
 def experiments() -> dict[str, pathlib.Path]:
@@ -34,7 +35,9 @@ def find_experiment(name: str) -> epath.Path:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no experiment named {name!r}.{hint} There are {', '.join(known)}, or give the path of a .py file.")
+        raise ValueError(
+            f"no experiment named {name!r}.{hint} There are {', '.join(known)}, or give the path of a .py file."
+        )
     return epath.Path(known[name])
 
 
@@ -86,13 +89,50 @@ class Drawing:
         return dataclasses.replace(default, **chosen)
 
 
-def prepare(drawing: Drawing) -> tuple[Model, Any, Any, Sampling]:
-    """(model, guided denoiser, plan, sampling): everything is checked here, before anything is compiled."""
-    if drawing.batch < 1:
-        raise ValueError(f"--batch must be at least 1; got {drawing.batch}.")
-    model = load(drawing.run, ema=drawing.ema, step=drawing.step)
-    sampling = drawing.sampling(model.experiment.sampling)
-    return model, guided(model.denoiser, sampling.guidance, model.num_classes), plan_for(model.process, sampling), sampling
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Samples as states, their classes, and how they were made (JSON-able)."""
+
+    model: Model
+    x: np.ndarray
+    labels: np.ndarray | None
+    how: dict[str, Any]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.x)} samples, {self.how['sampler']}, {self.how['nfe']} network calls each, "
+            f"guidance {self.how['guidance']:g}, step {self.how['step']}, {self.how['weights']}"
+        )
+
+
+def open_model(options: Drawing) -> Model:
+    """The run's model with the weights that were asked for."""
+    return load(options.run, ema=options.ema, step=options.step)
+
+
+def draw(options: Drawing, model: Model, num: int, only_class: int | None = None) -> Drawn:
+    """Sample a model; everything is checked before anything is compiled."""
+    if min(options.batch, num) < 1:
+        raise ValueError(f"--batch and --num must be at least 1; got {options.batch} and {num}.")
+    sampling = options.sampling(model.experiment.sampling)
+    denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
+    plan = plan_for(model.process, sampling)
+    labels = class_labels(num, model.num_classes, only_class)
+    with progress("sampling", num) as report:
+        x = sample(
+            denoiser,
+            plan,
+            model.shape,
+            num=num,
+            labels=labels,
+            seed=options.seed,
+            batch_size=options.batch,
+            report=report,
+        )
+    if not np.isfinite(x).all():
+        raise ValueError("some samples are not finite; use more network calls or another sampler.")
+    made = {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights, "num": num}
+    return Drawn(model=model, x=x, labels=labels, how=dataclasses.asdict(sampling) | made)
 
 
 @contextlib.contextmanager
@@ -105,6 +145,3 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
-
-
-Out = Annotated[str | None, tyro.conf.arg(help="Where to write; inside the run directory by default.")]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from gendyn.cli.common import Drawing, parse, prepare, progress
+from gendyn.cli.common import Drawing, draw, open_model, parse
 from gendyn.data import Source
 from gendyn.data.loader import take
 from gendyn.files import write_json
-from gendyn.metrics import report as default_report
-from gendyn.training import class_labels, sample
+from gendyn.metrics import Report, report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(Drawing):
-    """Measure samples: distances beside their floor (real test data at the same n), copying, agreement with the class."""
+    """Measure samples: distances beside their floor (real test data at the same n), copying, and agreement."""
 
     num: int | None = None
     """How many samples; as many as there are test examples by default."""
@@ -27,24 +27,16 @@ def run(argv: list[str]) -> int:
     options: Evaluate = parse(Evaluate, argv, prog="gendyn evaluate", description=Evaluate.__doc__ or "")
     if options.num is not None and options.num < 2:
         raise ValueError(f"--num must be at least 2; got {options.num}.")
-    model, denoiser, plan, sampling = prepare(options)
+    model = open_model(options)
     experiment = model.experiment
     if experiment.test is None:
         raise ValueError(f"{options.run} has no test data to compare with; give its experiment a test source.")
     train, test = _all(experiment.source()), _all(experiment.test())
-    num = options.num or len(test["data"])
-    labels = class_labels(num, model.num_classes)
-    with progress("sampling", num) as done:
-        x = sample(denoiser, plan, model.shape, num=num, labels=labels, seed=options.seed, batch_size=options.batch, report=done)
-    if not np.isfinite(x).all():
-        raise ValueError("some samples are not finite; use more network calls, another sampler, or look at the training loss.")
-    measure = experiment.evaluate or (lambda s, y, a, b: default_report(s, y, a["data"], b["data"]))
-    result = measure(x, labels, train, test)
-    print(f"{sampling.sampler}, {plan.nfe} network calls, guidance {sampling.guidance:g}, step {model.step}, {model.weights}")
-    print(result)
-    how = dataclasses.asdict(sampling) | {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights}
+    drawn = draw(options, model, options.num or len(test["data"]))
+    result = (experiment.evaluate or _distances)(drawn.x, drawn.labels, train, test)
+    print(f"{drawn}\n{result}")
     path = epath.Path(options.run) / "evaluation.json"
-    write_json(path, {"sampling": how, "report": result.as_dict()})
+    write_json(path, {"sampling": drawn.how, "report": result.as_dict()})
     print(f"written to {path}")
     return 0
 
@@ -52,3 +44,7 @@ def run(argv: list[str]) -> int:
 def _all(source: Source) -> dict[str, np.ndarray]:
     """A whole source as arrays."""
     return take(source, np.arange(len(source)))
+
+
+def _distances(samples: np.ndarray, labels: Any, train: dict[str, Any], test: dict[str, Any]) -> Report:
+    return report(samples, labels, train["data"], test["data"])

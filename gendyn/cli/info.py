@@ -9,8 +9,8 @@ import tyro
 from etils import epath
 
 from gendyn.cli.common import parse
-from gendyn.files import read_json
 from gendyn.training import Checkpoints, read_config, read_metrics
+from gendyn.training.runs import stored_config
 from gendyn.tree import paths
 
 
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     options: Info = parse(Info, argv, prog="gendyn info", description=Info.__doc__ or "")
     folder = epath.Path(options.run)
     config = read_config(folder)
-    described = read_json(folder / "config.json")
+    described = stored_config(folder)
     experiment = config.experiment()
     abstract = jax.eval_shape(experiment.network.init, jax.random.key(0))
     rows = read_metrics(folder)
@@ -52,8 +52,7 @@ def run(argv: list[str]) -> int:
 
 def _table(abstract: object, axes: object, roles: object) -> str:
     """One aligned line per parameter."""
-    is_names = lambda node: isinstance(node, tuple)
-    names = dict(paths(axes, is_leaf=is_names)) if axes else {}
+    names = dict(paths(axes, is_leaf=lambda node: isinstance(node, tuple))) if axes else {}
     kinds = dict(paths(roles)) if roles else {}
     rows = [(p, str(tuple(a.shape)), " ".join(names.get(p, ())), kinds.get(p, "-")) for p, a in paths(abstract)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -13,12 +13,12 @@ COMMANDS = {
     "train": "train an experiment file, or go on training it",
     "sample": "draw samples from a run",
     "evaluate": "measure a run's samples beside real data",
-    "info": "what a run or an experiment is made of",
+    "info": "what a run is made of",
 }
 """Command -> one line; each is `gendyn/cli/COMMAND.py` with `run(argv) -> exit status`."""
 
-EXPECTED = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError)
-"""Errors that mean bad input: their message is the sentence the user needs."""
+EXPECTED = (ValueError, OSError)
+"""Errors that mean bad input or a full disk: their message is the sentence the user needs."""
 
 
 def usage() -> str:
@@ -54,9 +54,16 @@ def run(name: str, rest: list[str]) -> int:
     except (*EXPECTED, Diverged) as error:
         if os.environ.get("GENDYN_TRACEBACK"):
             raise
-        return fail(str(error))
+        return fail(sentence(error))
     except KeyboardInterrupt:
         return fail("interrupted.", status=130)
+
+
+def sentence(error: Exception) -> str:
+    """The error's own message; for the system's errors the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def fail(message: str, status: int = 1) -> int:

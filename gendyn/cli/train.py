@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from gendyn import distributed
 from gendyn.cli.common import Flat, experiments, find_experiment, first_positional, parse
@@ -25,6 +26,7 @@ from gendyn.training.runs import describe
 from gendyn.training.step import check_source
 
 PICTURES = 100
+MIB = 1024**2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def _usage() -> str:
 def train(config: Any, options: Options, path: Any) -> int:
     experiment = config.experiment()
     mesh = distributed.data_mesh(_devices(options.devices))
-    distributed.check_divisible(experiment.batch_size // experiment.accumulate, mesh)
+    distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     plan_for(experiment.process, experiment.sampling)
     if options.dry_run:
         print(dry_run(config, experiment, mesh))
@@ -84,11 +86,11 @@ def train(config: Any, options: Options, path: Any) -> int:
         out,
         mesh=mesh,
         source=source,
-        callbacks=[Pictures(experiment, out)],
+        callbacks=[Pictures(experiment, out, mesh)],
         meta={"config": described["config"]},
         wandb=options.wandb,
     )
-    if outcome.stopped_by:
+    if not outcome.finished:
         print(f"{outcome.stopped_by}: checkpoint written at step {outcome.step} in {out}; the same command continues.")
     else:
         print(f"{out}: trained {outcome.step} steps. Next: gendyn sample {out}")
@@ -109,6 +111,7 @@ class Pictures:
 
     experiment: Experiment
     out: str
+    mesh: Mesh
 
     def __call__(self, step: int, state: TrainState, denoiser: Any) -> None:
         if jax.process_index() != 0:
@@ -121,6 +124,7 @@ class Pictures:
             self.experiment.shape,
             num=num,
             labels=class_labels(num, self.experiment.num_classes),
+            mesh=self.mesh,
         )
         save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))
 
@@ -132,25 +136,27 @@ def save_picture(path: str, decoded: np.ndarray) -> None:
     if decoded.ndim == 4:
         plots.save_png(path, decoded, columns=10)
     else:
-        plots.save_figure(plots.scatter(decoded), path)
+        plots.save_figure(path, plots.scatter(decoded))
 
 
 def dry_run(config: Any, experiment: Experiment, mesh: Any) -> str:
     """Resolved config, parameter count, mesh and memory, from shapes alone."""
     state = abstract_state(experiment)
-    size = lambda tree: sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree) if hasattr(a, "dtype"))
     per_device = experiment.batch_size // mesh.shape[distributed.DATA]
     batch = per_device * int(np.prod(experiment.shape)) * 4
     parameters = sum(a.size for a in jax.tree.leaves(state.params))
+    params, optimizer, averages = (_mib(tree) for tree in (state.params, state.opt_state, state.ema))
     fields = "\n".join(f"  {k} = {v!r}" for k, v in describe(config)["config"].items())
-    mib = 1024**2
     return (
         f"config\n{fields}\n"
         f"parameters  {parameters:,}\n"
         f"mesh        {dict(mesh.shape)} of {jax.devices()[0].device_kind}\n"
         f"batch       {experiment.batch_size} ({per_device} per device, {experiment.accumulate} micro-batches)\n"
-        f"memory per device: state {size((state.params, state.opt_state, state.ema)) / mib:.1f} MiB "
-        f"(parameters {size(state.params) / mib:.1f}, optimiser {size(state.opt_state) / mib:.1f}, "
-        f"averages {size(state.ema) / mib:.1f}), gradients {size(state.params) / mib:.1f} MiB, batch {batch / mib:.1f} MiB, "
+        f"memory per device: {2 * params + optimizer + averages + batch / MIB:.1f} MiB (parameters {params:.1f}, "
+        f"gradients {params:.1f}, optimiser {optimizer:.1f}, averages {averages:.1f}, batch {batch / MIB:.1f}), "
         "activations not included"
     )
+
+
+def _mib(tree: Any) -> float:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree)) / MIB

@@ -25,7 +25,7 @@ class Guided:
     interval: Any
     process: Process | None = static(default=None)
 
-    def __call__(self, x: Float[Array, batch *data], t: Any, cond: Any = None) -> Float[Array, batch *data]:
+    def __call__(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Float[Array, "batch *data"]:
         if self.interval is None:
             return self._guide(x, t, cond, self.weight)
         t = jnp.asarray(t)

@@ -28,13 +28,14 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def check_divisible(batch_size: int, mesh: Mesh) -> None:
-    """Refuse a batch that the data axis cannot share out evenly, before anything is compiled."""
-    ways = mesh.shape[DATA]
+def check_divisible(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Refuse a batch whose micro-batches the data axis cannot share out evenly, before anything is compiled."""
+    ways = mesh.shape[DATA] * accumulate
     if batch_size % ways:
         lower = batch_size - batch_size % ways
         near = f"{lower} or {lower + ways}" if lower else f"{ways}"
-        raise ValueError(f"batch_size {batch_size} does not divide over {ways} devices; use {near}, or fewer devices.")
+        over = f"{mesh.shape[DATA]} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        raise ValueError(f"batch_size {batch_size} does not divide over {over}; use {near}, or fewer devices.")
 
 
 def place(batches: Iterator[dict[str, Any]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:

@@ -63,7 +63,7 @@ def wasserstein(
     ends = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     widths, starts = np.diff(ends) / (n * m), ends[:-1]
     gaps = np.abs(np.sort(a, axis=0)[starts // m] - np.sort(b, axis=0)[starts // n])
-    return np.tensordot(widths, gaps**order, axes=1) ** (1.0 / order)
+    return np.asarray(np.tensordot(widths, gaps**order, axes=1) ** (1.0 / order))
 
 
 def _directions(size: int, count: int, seed: int) -> Float[np.ndarray, "size count"]:

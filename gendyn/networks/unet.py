@@ -42,7 +42,7 @@ def layout(widths: tuple[int, ...], blocks: int, attention: tuple[int, ...]) -> 
         attention: levels whose blocks attend.
 
     >>> [row.resample for row in layout((8, 16), 1, ())[0]], [row.inputs for row in layout((8, 16), 1, ())[2]]
-    ([None, 'down', None], [32, 24, 16, 16, 16])
+    ([None, 'down', None], [32, 24, 16, 24, 16])
 
     Dhariwal and Nichol 2021, arXiv:2105.05233.
     """

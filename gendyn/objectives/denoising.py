@@ -67,7 +67,7 @@ class Denoising:
         network: Any,
         params: Any,
         key: PRNGKeyArray,
-        data: Float[Array, batch *data],
+        data: Float[Array, "batch *data"],
         cond: Any = None,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         key_t, key_noise, key_drop, key_network = jax.random.split(key, 4)

@@ -53,12 +53,16 @@ def error_vs_nfe(rows: Table, *, by: str = "sampler", nfe: str = "nfe", error: s
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     ax = figure.subplots()
-    for name, points in _grouped(rows, by, nfe, error).items():
+    groups = _grouped(rows, by, nfe, error)
+    for name, points in groups.items():
         calls = sorted(points)
         ax.plot(calls, [np.median(points[n]) for n in calls], marker="o", markersize=4, label=str(name))
         ax.fill_between(calls, [min(points[n]) for n in calls], [max(points[n]) for n in calls], alpha=0.2)
     ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel=error)
-    ax.grid(True, which="both", alpha=0.25)
+    every = sorted({n for points in groups.values() for n in points})
+    ax.set_xticks(every, labels=[f"{n:g}" for n in every])
+    ax.xaxis.minorticks_off()
+    ax.grid(True, alpha=0.25)
     ax.legend()
     return figure
 
@@ -77,8 +81,8 @@ def _windows(values: np.ndarray) -> np.ndarray:
     return np.array([stretch.mean() for stretch in np.array_split(values, min(50, len(values)))])
 
 
-def _grouped(rows: Table, by: str, nfe: str, error: str) -> dict[Any, dict[float, list[float]]]:
-    groups: dict[Any, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _grouped(rows: Table, by: str, nfe: str, error: str) -> dict[Any, dict[Any, list[Any]]]:
+    groups: dict[Any, dict[Any, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         missing = [name for name in (by, nfe, error) if name not in row]
         if missing:

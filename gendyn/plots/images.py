@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Num, UInt8
 
-from gendyn.plots.files import write_whole
+from gendyn.files import write_atomic
 
 Array = np.ndarray | jax.Array
 
@@ -51,19 +51,22 @@ def grid(
 
 
 def save_png(
-    path: str | os.PathLike[str],
+    path: epath.PathLike,
     images: Num[Array, "n height width channels"],
     columns: int | None = None,
     *,
     scale: int | None = None,
     gap: int = 1,
-) -> pathlib.Path:
-    """Write a `grid` of images as PNG, whole or not at all. Returns the path; missing folders are made."""
+) -> epath.Path:
+    """Write a `grid` of images as PNG, whole or not at all, on disk or in a bucket. Returns the path."""
     from PIL import Image
 
     sheet = grid(images, columns, scale=scale, gap=gap)
     picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
-    return write_whole(path, lambda file: picture.save(file, format="PNG"))
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    write_atomic(path, stream.getvalue())
+    return epath.Path(path)
 
 
 def _pixels(images: Num[Array, "n height width channels"]) -> UInt8[np.ndarray, "n height width channels"]:

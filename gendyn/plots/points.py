@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray | jax.Array
-Points = Float[Array, "n 2"]
+Points = Float[Array, "_ 2"]
 
 
 def scatter(samples: Points, reference: Points | None = None) -> Figure:
@@ -50,9 +50,11 @@ def trajectories(paths: Float[Array, "rows n 2"], reference: Points | None = Non
     lines = np.asarray(paths, np.float64)
     if lines.ndim != 3 or lines.shape[-1] != 2 or not lines.size:
         raise ValueError(f"trajectories needs states [rows, n, 2], got shape {list(lines.shape)}.")
+    count = lines.shape[1]
     lines = lines[:, :shown]
     sets = {"trajectories": lines.reshape(-1, 2)}
     figure, (ax,) = _panels(sets)
+    ax.set_title(f"{lines.shape[1]} of {count} samples, {len(lines)} states each")
     if reference is not None:
         real = _points(reference, "reference")
         ax.scatter(real[:, 0], real[:, 1], s=3, color="0.8", linewidths=0)

@@ -84,8 +84,8 @@ class GaussianPath:
         return xp.log(self.alpha(t)) - xp.log(self.sigma(t))
 
     def perturb(
-        self, key: PRNGKeyArray, data: Float[Array, batch *data], t: Time
-    ) -> tuple[Float[Array, batch *data], Float[Array, batch *data]]:
+        self, key: PRNGKeyArray, data: Float[Array, "batch *data"], t: Time
+    ) -> tuple[Float[Array, "batch *data"], Float[Array, "batch *data"]]:
         """Draw x ~ p_t(x | data): returns (x, noise) with x = alpha(t) data + sigma(t) noise.
 
         `t` is a scalar or one time per example, [batch].
@@ -94,7 +94,7 @@ class GaussianPath:
         t = expand(jnp.asarray(t), data)
         return self.alpha(t) * data + self.sigma(t) * noise, noise
 
-    def sample_prior(self, key: PRNGKeyArray, shape: tuple[int, ...], t: Time = None) -> Float[Array, batch *data]:
+    def sample_prior(self, key: PRNGKeyArray, shape: tuple[int, ...], t: Time = None) -> Float[Array, "batch *data"]:
         """Draw the state a sampler starts from: sigma(t) noise, at `t_noise` unless `t` is given.
 
         Equal in law to `perturb` at that time up to the data's share alpha(t) data, which is exactly zero where

@@ -16,31 +16,55 @@ To add a solver: one file with one such function, and one line in `recipes.SAMPL
 from gendyn.samplers import grids
 from gendyn.samplers.brownian import brownian
 from gendyn.samplers.ddim import ancestral, ddim
+from gendyn.samplers.deis import deis, lms
+from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
 from gendyn.samplers.euler import euler
 from gendyn.samplers.grids import GRIDS, Grid
 from gendyn.samplers.heun import Churn, heun
+from gendyn.samplers.ipndm import ipndm
+from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
 from gendyn.samplers.recipes import SAMPLERS, Recipe, plan
 from gendyn.samplers.run import run, run_eager
+from gendyn.samplers.runge_kutta import TABLEAUX, Tableau, deis_rk, dpm2
+from gendyn.samplers.storage import difference, load, save
+from gendyn.samplers.transforms import analytical_first_step, final_denoise
+from gendyn.samplers.unipc import unipc
 
 __all__ = [
     "GRIDS",
     "SAMPLERS",
+    "TABLEAUX",
     "Churn",
     "Grid",
     "PlanInfo",
     "Recipe",
     "Row",
     "SamplerPlan",
+    "Tableau",
+    "analytical_first_step",
     "ancestral",
     "assemble",
     "brownian",
     "ddim",
+    "deis",
+    "deis_rk",
+    "difference",
+    "dpm2",
+    "dpm_solver",
+    "dpmpp",
     "euler",
+    "fast_orders",
+    "final_denoise",
     "grids",
     "heun",
+    "ipndm",
+    "lms",
+    "load",
     "plan",
     "run",
     "run_eager",
+    "save",
     "stack",
+    "unipc",
 ]

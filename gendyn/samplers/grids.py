@@ -14,9 +14,10 @@ grids spaced in lam use EDM's range of noise levels, sigma/alpha from 80 down to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from gendyn.processes import Process
@@ -54,7 +55,17 @@ class Grid:
     @property
     def clean(self) -> bool:
         """Whether the last node has no noise."""
-        return bool(self.sigma[-1] == 0)
+        return is_zero(self.sigma[-1])
+
+    @property
+    def from_pure_noise(self) -> bool:
+        """Whether the first node has no signal."""
+        return is_zero(self.alpha[0])
+
+
+def is_zero(value: Any) -> bool:
+    """Exactly zero; traced nodes (while a grid is tuned) lie inside the clock, so they are not."""
+    return not isinstance(value, jax.core.Tracer) and bool(value == 0)
 
 
 def _make(process: Process, times: np.ndarray, name: str, append_clean: bool = False) -> Grid:
@@ -299,6 +310,28 @@ def explicit(
         times = np.asarray(process.t_of_lam(lam[:-1] if clean else lam))
         return _make(process, times, "explicit", append_clean=clean or final_zero)
     return _make(process, values, "explicit", append_clean=final_zero)
+
+
+def subdivide(grid: Grid, parts: Sequence[int]) -> Grid:
+    """Step i of a grid cut into parts[i] pieces equal in lam: where DPM-Solver puts the stages of a singlestep step.
+
+    Example:
+        >>> import gendyn as gd
+        >>> outer = uniform_lam(gd.processes.EDM(), n=2)
+        >>> subdivide(outer, (3, 2)).steps
+        5
+    """
+    if len(parts) != grid.steps or min(parts) < 1:
+        raise ValueError(f"subdivide needs one positive number per step ({grid.steps} of them); got {tuple(parts)}.")
+    times: list[float] = []
+    for i, count in enumerate(parts):
+        start, end = grid.lam[i : i + 2]
+        if count > 1 and not np.isfinite(end - start):
+            raise ValueError(f"step {i} touches pure noise or clean data and cannot be cut in lam: give it one part.")
+        inner = [start + (end - start) * j / count for j in range(1, count)]
+        times += [float(grid.t[i]), *(float(grid.process.t_of_lam(lam)) for lam in inner)]
+    last = [] if grid.clean else [float(grid.t[-1])]
+    return _make(grid.process, np.array(times + last), f"{grid.name}/cut", append_clean=grid.clean)
 
 
 GRIDS: dict[str, Callable[..., Grid]] = {

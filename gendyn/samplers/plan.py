@@ -15,6 +15,7 @@ network calls is the number of rows whose `call` is true.
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,8 +95,8 @@ class SamplerPlan:
         """Rows whose own draw is used, by themselves or by a later row."""
         used = np.zeros(self.rows + self.draws, bool)
         for lag in range(self.draws):
-            active = np.asarray(self.en)[:, lag].reshape(self.rows, -1).any(1)
-            active |= np.asarray(self.sn)[:, lag].reshape(self.rows, -1).any(1)
+            both = np.stack([np.asarray(self.en)[:, lag], np.asarray(self.sn)[:, lag]], axis=1)
+            active = np.any(both.reshape(self.rows, -1), axis=1)
             used[: self.rows - lag] |= active[lag:]
         return int(used.sum())
 
@@ -154,6 +155,10 @@ class SamplerPlan:
         body = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
         title = f"{self.info.name}: order {self.info.order}, " if self.info else ""
         return f"{title}{self.nfe} network calls, {self.rows} rows, {self.noise_rows} draws\n{body}"
+
+    def _repr_html_(self) -> str:
+        """A notebook shows the table."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         return self.table() if np.ndim(self.t) == 1 and not isinstance(self.t, jax.core.Tracer) else repr(self)

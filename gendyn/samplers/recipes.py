@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gendyn.processes import Process
 from gendyn.samplers.ddim import ancestral, ddim
+from gendyn.samplers.deis import deis, lms
+from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
 from gendyn.samplers.euler import euler
-from gendyn.samplers.grids import GRIDS, Grid
+from gendyn.samplers.grids import GRIDS, Grid, subdivide
 from gendyn.samplers.heun import heun
+from gendyn.samplers.ipndm import ipndm
+from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import SamplerPlan
+from gendyn.samplers.runge_kutta import deis_rk, dpm2
+from gendyn.samplers.unipc import unipc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +41,34 @@ class Recipe:
     def plans(
         self, process: Process, nfe: int, grid: Callable[[int], Grid], options: dict[str, Any]
     ) -> list[SamplerPlan]:
-        """Candidates whose number of calls could be `nfe`, built rather than guessed, so that counts are never assumed."""
+        """Candidates whose number of calls could be `nfe`, built rather than guessed, so that counts are not assumed."""
         guesses = sorted({nfe // self.calls, (nfe + self.calls - self.last) // self.calls, nfe // self.calls + 1})
         return [self.build(process, grid(n), **options) for n in guesses if n >= 1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FastRecipe(Recipe):
+    """A singlestep solver, one call per interval of its grid.
+
+    On the log-SNR grid, DPM-Solver-fast as published: outer steps equal in lam, step i cut into orders[i] pieces. On
+    other grids the solver groups the intervals itself.
+    """
+
+    order: int
+
+    def plans(
+        self, process: Process, nfe: int, grid: Callable[[int], Grid], options: dict[str, Any]
+    ) -> list[SamplerPlan]:
+        orders = fast_orders(nfe, self.order)
+        outer = grid(len(orders))
+        if outer.name != "uniform_lam" or outer.clean or "orders" in options:
+            return [self.build(process, grid(nfe), **options)]
+        return [self.build(process, subdivide(outer, orders), orders=orders, **options)]
+
+
+def _inside(build: Callable[..., SamplerPlan], calls: int = 1) -> Recipe:
+    """A rule for grids that end above zero."""
+    return Recipe(build=build, calls=calls, last=calls, grid="uniform_lam", final_zero=False)
 
 
 SAMPLERS: dict[str, Recipe] = {
@@ -44,6 +76,32 @@ SAMPLERS: dict[str, Recipe] = {
     "euler": Recipe(build=euler),
     "heun": Recipe(build=heun, calls=2),
     "ancestral": Recipe(build=ancestral),
+    "dpmpp_2m": Recipe(build=dpmpp),
+    "dpmpp_3m": Recipe(build=partial(dpmpp, order=3)),
+    "dpmpp_2s": FastRecipe(build=partial(dpmpp, order=2, kind="singlestep"), order=2),
+    "dpmpp_3s": FastRecipe(build=partial(dpmpp, order=3, kind="singlestep"), order=3),
+    "dpm_2m": _inside(dpm_solver),
+    "dpm_3m": _inside(partial(dpm_solver, order=3)),
+    "dpm_2s": FastRecipe(
+        build=partial(dpm_solver, order=2, kind="singlestep"), order=2, grid="uniform_lam", final_zero=False
+    ),
+    "dpm_3s": FastRecipe(
+        build=partial(dpm_solver, order=3, kind="singlestep"), order=3, grid="uniform_lam", final_zero=False
+    ),
+    "unipc": Recipe(build=unipc),
+    "unipc_2": Recipe(build=partial(unipc, order=2)),
+    "unipc_3": Recipe(build=partial(unipc, order=3)),
+    "deis_tab2": _inside(partial(deis, order=2, kind="tAB")),
+    "deis_tab3": _inside(partial(deis, order=3, kind="tAB")),
+    "deis_rhoab2": _inside(partial(deis, order=2, kind="rhoAB")),
+    "deis_rhoab3": _inside(partial(deis, order=3, kind="rhoAB")),
+    "deis_logrhoab2": _inside(partial(deis, order=2, kind="logrhoAB")),
+    "deis_rk2": _inside(partial(deis_rk, method="heun2"), calls=2),
+    "deis_rk3": _inside(partial(deis_rk, method="kutta3"), calls=3),
+    "deis_rk4": _inside(partial(deis_rk, method="rk4"), calls=4),
+    "ipndm": Recipe(build=ipndm, final_zero=False),
+    "lms": Recipe(build=lms),
+    "dpm2": Recipe(build=dpm2, calls=2, last=2, final_zero=False),
 }
 """Name -> recipe: the list behind `gendyn.plan`, the command line, the shared tests and the README's matrix."""
 

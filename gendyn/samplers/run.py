@@ -20,7 +20,7 @@ Observe: TypeAlias = Callable[[Array, Array, Array], Any]
 def run(
     plan: SamplerPlan,
     D: Callable[..., Any],
-    x_T: Float[Array, batch *data],
+    x_T: Float[Array, "batch *data"],
     key: PRNGKeyArray | None = None,
     noise: Any = None,
     cond: Any = None,
@@ -109,7 +109,7 @@ def _dot(coefficients: Any, window: tuple[Array, ...]) -> Any:
     return sum((c * w for c, w in zip(coefficients, window, strict=True)), start=0.0)
 
 
-def _draw(key: PRNGKeyArray, row: Array, x: Array) -> Array:
+def _draw(key: Any, row: Any, x: Array) -> Array:
     if key.ndim == 0:
         return jax.random.normal(jax.random.fold_in(key, row), x.shape, x.dtype)
     keys = jax.vmap(jax.random.fold_in, (0, None))(key, row)
@@ -138,7 +138,7 @@ def _execute(plan: SamplerPlan, D: Any, x_T: Array, key: Any, noise: Any, cond: 
         x = row.sx * x + _dot(row.sm, history) + _dot(row.sn, draws) + row.sc
         return (x, history, draws, denoised), observe(index, x, denoised) if observe else None
 
-    carry = (x, (zeros,) * plan.window, (zeros,) * plan.draws, zeros if observe else None)
+    carry: Any = (x, (zeros,) * plan.window, (zeros,) * plan.draws, zeros if observe else None)
     (x, *_), observed = jax.lax.scan(step, carry, (jnp.arange(plan.rows), plan, noise))
     x = x.astype(x_T.dtype)
     return (x, observed) if observe else x

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from gendyn.training.step import TrainState
+from gendyn.tree import paths
 
 Report = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -24,13 +25,18 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: epath.PathLike, *, keep_last: int | None = 3, keep_every: int | None = None, read_only: bool = False
+        self,
+        folder: epath.PathLike,
+        *,
+        keep_last: int | None = 3,
+        keep_every: int | None = None,
+        read_only: bool = False,
     ):
         self.folder = epath.Path(folder)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last, keep_period=keep_every, create=not read_only, read_only=read_only
         )
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=_handlers())
 
     def steps(self) -> list[int]:
         """Steps present, oldest first; half-written ones do not count."""
@@ -45,19 +51,56 @@ class Checkpoints:
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self.manager.save(step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
 
-    def restore(self, abstract: TrainState, stds: Sequence[float], sharding: Any, report: Report = logger.warning) -> Any:
+    def restore(
+        self, abstract: TrainState, stds: Sequence[float], sharding: Any, report: Report = logger.warning
+    ) -> Any:
         """The newest readable state, or None if there is none.
 
         A checkpoint that cannot be read is moved to `unreadable/` beside the others and reported, and the one
         before it is tried.
+
+        Raises:
+            ValueError: the checkpoints are of another model (see `check`); they stay where they are.
         """
-        for step in reversed(self.steps()):
+        self.check(abstract, stds)
+        steps = self.steps()
+        for step in reversed(steps):
             try:
                 return self._state(step, abstract, stds, sharding)
             except Exception as error:  # orbax raises many kinds for files cut short
                 where = self._set_aside(step)
-                report(f"checkpoint {step} cannot be read ({_first_line(error)}); moved to {where}, trying the one before.")
+                then = "trying the one before" if step != steps[0] else "none is left, starting from step 0"
+                report(f"checkpoint {step} cannot be read ({first_line(error)}); moved to {where}, {then}.")
         return None
+
+    def check(self, abstract: TrainState, stds: Sequence[float]) -> None:
+        """Refuse to continue checkpoints of another model or optimiser, which is no damage and must not be moved.
+
+        Only the stored names and shapes are read.
+
+        Raises:
+            ValueError: naming the first leaf of the newest checkpoint that differs.
+        """
+        wanted = _shapes(_items(abstract, stds))
+        for step in reversed(self.steps()):
+            found = self._stored_shapes(step)
+            if not {"params", "rest"} <= found.keys() or (stds and "ema" not in found):
+                continue  # damaged: restore sets it aside
+            stored = _shapes(found)
+            for name in sorted(wanted.keys() | stored.keys()):
+                if wanted.get(name) != stored.get(name):
+                    there, here = (str(list(s[name])) if name in s else "absent" for s in (stored, wanted))
+                    raise ValueError(
+                        f"checkpoint {step} in {self.folder} is of another model: {name} is {there} there and {here} "
+                        "here; undo the change, or train in another directory."
+                    )
+            return
+
+    def forget(self, after: int) -> None:
+        """Delete what lies beyond step `after`: left by a run that was interrupted and is about to redo it."""
+        for step in self.steps():
+            if step > after:
+                self.manager.delete(step)
 
     def item(self, step: int, name: str, abstract: Any, sharding: Any = None) -> Any:
         """One item of one step."""
@@ -77,7 +120,8 @@ class Checkpoints:
 
     def _state(self, step: int, abstract: TrainState, stds: Sequence[float], sharding: Any) -> TrainState:
         targets = {
-            name: ocp.args.StandardRestore(_with_sharding(tree, sharding)) for name, tree in _items(abstract, stds).items()
+            name: ocp.args.StandardRestore(_with_sharding(tree, sharding))
+            for name, tree in _items(abstract, stds).items()
         }
         found = self.manager.restore(step, args=ocp.args.Composite(**targets))
         rest = found["rest"]
@@ -85,6 +129,13 @@ class Checkpoints:
         return TrainState(
             params=found["params"], ema=averages, opt_state=rest["opt_state"], step=rest["step"], key=rest["key"]
         )
+
+    def _stored_shapes(self, step: int) -> dict[str, Any]:
+        """Item -> tree of stored arrays' metadata; {} where they cannot be read."""
+        try:
+            return {name: item.tree for name, item in self.manager.item_metadata(step).items() if hasattr(item, "tree")}
+        except Exception:  # orbax raises many kinds for files cut short
+            return {}
 
     def _set_aside(self, step: int) -> epath.Path:
         source, target = self.folder / str(step), self.folder / "unreadable" / str(step)
@@ -103,6 +154,17 @@ def _items(state: TrainState, stds: Sequence[float]) -> dict[str, Any]:
     return items
 
 
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    """What reads which item; named, so that metadata can be read before anything was saved."""
+    trees = {name: ocp.StandardCheckpointHandler() for name in ("params", "ema", "rest")}
+    return {**trees, "meta": ocp.JsonCheckpointHandler()}
+
+
+def _shapes(items: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Leaf name -> shape; but for the key, whose stored form is its words."""
+    return {name: tuple(leaf.shape) for name, leaf in paths(items) if name != "rest/key"}
+
+
 def _name(std: float) -> str:
     return f"{std:g}"
 
@@ -111,6 +173,6 @@ def _with_sharding(abstract: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

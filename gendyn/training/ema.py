@@ -2,9 +2,9 @@
 
     theta_g(t) = (g + 1)/t^{g+1} int_0^t tau^g theta(tau) dtau
 
-keeps a constant *relative* width, std = sqrt((g + 1)/((g + 2)^2 (g + 3))) of the run so far: Karras et al. 2024, "Analyzing
-and Improving the Training Dynamics of Diffusion Models" (EDM2, arXiv 2312.02696), section 3.1 and appendix C. Two
-tracked profiles, stored now and then, span every other by least squares.
+keeps a constant *relative* width, std = sqrt((g + 1)/((g + 2)^2 (g + 3))) of the run so far: Karras et al. 2024,
+"Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2, arXiv 2312.02696), section 3.1 and
+appendix C. Two tracked profiles, stored now and then, span every other by least squares.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ def start(params: Any, stds: Sequence[float]) -> tuple[Any, ...]:
 
 
 def update(ema: tuple[Any, ...], params: Any, step: Any, stds: Sequence[float]) -> tuple[Any, ...]:
-    """After optimiser step number `step` (from 1): theta_g <- theta + (1 - 1/step)^{g+1} (theta_g - theta)."""
+    """After optimiser step number `step` (from 1): theta_g <- theta_g + (1 - (1 - 1/step)^{g+1}) (theta - theta_g).
+
+    The gain through expm1 and log1p: in float32, 1 - 1/step alone is off by 3% of 1/step at a million steps.
+    """
 
     def blend(average: Any, std: float) -> Any:
-        keep = (1.0 - 1.0 / step) ** (exponent(std) + 1.0)
-        return jax.tree.map(lambda a, p: p.astype(jnp.float32) + keep * (a - p.astype(jnp.float32)), average, params)
+        gain = -jnp.expm1((exponent(std) + 1.0) * jnp.log1p(-1.0 / step))
+        return jax.tree.map(lambda a, p: a + gain * (p.astype(jnp.float32) - a), average, params)
 
     return tuple(blend(average, std) for average, std in zip(ema, stds, strict=True))
 
@@ -66,10 +69,13 @@ def combination(steps: Sequence[float], stds: Sequence[float], target_step: floa
     return weights / weights.sum()
 
 
-def mix(trees: Sequence[Any], weights: Sequence[float]) -> Any:
+def mix(trees: Sequence[Any], weights: Any) -> Any:
     """The weighted sum of trees, accumulated in float64 on the host."""
 
     def leaf(*leaves: Any) -> np.ndarray:
-        return sum(w * np.asarray(x, np.float64) for w, x in zip(weights, leaves, strict=True)).astype(np.float32)
+        total = np.zeros(np.shape(leaves[0]))
+        for weight, x in zip(weights, leaves, strict=True):
+            total += weight * np.asarray(x, np.float64)
+        return total.astype(np.float32)
 
     return jax.tree.map(leaf, *trees)

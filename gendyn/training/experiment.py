@@ -11,6 +11,7 @@ import optax
 
 from gendyn.data import Source, Transform, to_uint8
 from gendyn.networks import Network
+from gendyn.training.ema import exponent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,11 @@ class Experiment:
         for name in ("batch_size", "steps", "accumulate", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("keep_every", "snapshot_every", "sample_every"):
+            if (every := getattr(self, name)) is not None and every < 1:
+                raise ValueError(f"{name} must be at least 1, or None for never; got {every}.")
+        for std in self.ema:
+            exponent(std)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} does not split into accumulate = {self.accumulate} equal micro-batches."

@@ -14,11 +14,13 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from gendyn.files import write_atomic
+
 
 class MetricsLog:
     """Append-only `metrics.jsonl` and TensorBoard events; W&B too if asked. Process 0 writes, the others do nothing.
 
-    Rows after `start` (from a run that was killed beyond its last checkpoint) are dropped, so that a step is logged once.
+    Rows after `start` (from a run that was killed beyond its last checkpoint) are dropped: a step is logged once.
     """
 
     def __init__(self, folder: epath.PathLike, *, start: int = 0, wandb: str | None = None):
@@ -27,10 +29,10 @@ class MetricsLog:
             return
         self.path = epath.Path(folder) / "metrics.jsonl"
         self.rows = [row for row in read_metrics(folder) if row["step"] <= start]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         from tensorboardX import SummaryWriter  # here: it costs half a second to import
 
-        self.board = SummaryWriter(str(epath.Path(folder) / "tensorboard"), purge_step=start or None, flush_secs=20)
+        self.board = SummaryWriter(str(epath.Path(folder) / "tensorboard"), purge_step=start + 1 if start else None, flush_secs=20)
         self.wandb = _wandb(wandb, folder) if wandb else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -39,7 +41,7 @@ class MetricsLog:
         row = {"step": step, **values}
         self.rows.append(row)
         if "://" in str(self.path):  # buckets cannot append
-            self.path.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
+            write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.rows))
         else:
             with open(self.path, "a") as stream:
                 stream.write(json.dumps(row) + "\n")
@@ -71,7 +73,9 @@ def _wandb(project: str, folder: epath.PathLike) -> Any:
     try:
         import wandb
     except ImportError:
-        raise ValueError("logging to W&B needs the package: pip install 'gendyn[wandb]', or leave --wandb out.") from None
+        raise ValueError(
+            "logging to W&B needs the package: pip install 'gendyn[wandb]', or leave --wandb out."
+        ) from None
     return wandb.init(project=project, dir=str(folder), name=epath.Path(folder).name, resume="allow")
 
 
@@ -85,15 +89,25 @@ class ProgressLine:
         self.live = self.console.is_terminal and not self.quiet
         self.start_step, self.start_time = done, time.monotonic()
         self.last_line, self.started = self.start_time, False
-        columns = [SpinnerColumn(), TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=False, disable=not self.live)
+        columns = [
+            SpinnerColumn(),
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
+        self.bar = Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=False, disable=not self.live
+        )
         self.task = self.bar.add_task("training", total=total, completed=done, note="")
 
     def __enter__(self) -> ProgressLine:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def advance(self, step: int) -> None:

@@ -25,7 +25,7 @@ Callback: TypeAlias = Callable[[int, TrainState, Any], None]
 
 
 class Diverged(RuntimeError):
-    """The loss or the gradient is not finite; the message names the step and the last good checkpoint."""
+    """Loss, gradient or parameters are not finite; the message names the step and the last good checkpoint."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ def fit(
         wandb: project name, to log there too.
 
     Raises:
-        Diverged: when the loss or the gradient stops being finite.
+        Diverged: when the loss, the gradient or the parameters stop being finite.
     """
     mesh = distributed.data_mesh() if mesh is None else mesh
     folder = epath.Path(folder)
@@ -103,6 +103,8 @@ def fit(
         abstract_state(experiment), experiment.ema, distributed.replicated(mesh), report=messages.append
     )
     start = 0 if restored is None else int(restored.step)
+    if snapshots and restored is not None:
+        snapshots.forget(after=start)
     state, step_fn, batches = build(experiment, mesh=mesh, start=start, source=source)
     state = state if restored is None else restored
     end = min(experiment.steps, stop_at or experiment.steps)
@@ -180,8 +182,8 @@ class _Run:
         rows = [(s, {k: float(v) for k, v in m.items()}) for s, m in zip(steps, jax.device_get(metrics))]
         self.pending.clear()
         for s, row in rows:
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                raise Diverged(self._diverged(s, row))
+            if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+                raise Diverged(self._diverged(s, bad))
         mean = {k: sum(row[k] for _, row in rows) / len(rows) for k in rows[0][1]}
         self.log.write(step, mean | {"images_per_second": progress.rate(step)})
         progress.note(step, mean)
@@ -190,12 +192,11 @@ class _Run:
         position = step * self.experiment.batch_size
         self.checkpoints.save(state, self.experiment.ema, {**self.meta, "step": step, "position": position})
 
-    def _diverged(self, step: int, row: dict[str, float]) -> str:
+    def _diverged(self, step: int, bad: list[str]) -> str:
         self.checkpoints.wait()
         kept = self.checkpoints.steps()
         last = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
-        what = "loss" if not math.isfinite(row["loss"]) else "gradient norm"
         return (
-            f"the {what} is not finite at step {step}; {last}. Lower the learning rate, clip gradients, or look at the "
+            f"not finite at step {step}: {', '.join(sorted(bad))}; {last}. Lower the learning rate, clip gradients, or look at the "
             "data of that step; the same command continues from the checkpoint."
         )

@@ -1,10 +1,10 @@
 """Run directories: self-describing, and loadable anywhere without the training data.
 
-    RUN/experiment.py     the experiment file as it was
-    RUN/config.json       the resolved config, versions, mesh, command
-    RUN/metrics.jsonl     one row per log interval;  tensorboard/ the same
-    RUN/checkpoints/      last and kept steps;       ema/ snapshots for post-hoc averages
-    RUN/samples/          pictures made while training
+RUN/experiment.py     the experiment file as it was
+RUN/config.json       the resolved config, versions, mesh, command
+RUN/metrics.jsonl     one row per log interval;  tensorboard/ the same
+RUN/checkpoints/      last and kept steps;       ema/ snapshots for post-hoc averages
+RUN/samples/          pictures made while training
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.util
 import json
 import platform
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +25,9 @@ from etils import epath
 
 from gendyn.files import read_json, write_atomic, write_json
 from gendyn.training import ema as averages
-from gendyn.training.checkpoint import Checkpoints
+from gendyn.training.checkpoint import Checkpoints, first_line
 from gendyn.training.experiment import Experiment
+from gendyn.training.step import abstract_state
 
 PACKAGES = ("gendyn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -83,12 +85,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
-def open_run(folder: epath.PathLike, config: Any, source_file: epath.PathLike, mesh: Any, *, override: bool) -> dict[str, Any]:
+def open_run(
+    folder: epath.PathLike, config: Any, source_file: epath.PathLike, mesh: Any, *, override: bool
+) -> dict[str, Any]:
     """Create a run directory, or check that an existing one is of the same config; returns its description.
 
     Raises:
-        ValueError: the directory holds a run of another config (the difference is listed) and `override` is not given, or it
-            holds files that are not a run.
+        ValueError: the directory holds a run of another config (the difference is listed) and `override` is not given,
+            or it holds files that are not a run.
     """
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -96,18 +100,33 @@ def open_run(folder: epath.PathLike, config: Any, source_file: epath.PathLike, m
     described = describe(config, mesh)
     stored = folder / "config.json"
     if stored.exists():
-        changed = differences(read_json(stored)["config"], described["config"])
+        changed = differences(stored_config(folder)["config"], described["config"])
         if changed and not override:
             listing = "\n".join(changed)
             raise ValueError(
-                f"{folder} holds a run of another config:\n{listing}\nPass --override to continue it with the new values, or "
-                "choose another --out."
+                f"{folder} holds a run of another config:\n{listing}\n"
+                "Pass --override to continue it with the new values, or choose another --out."
             )
+        _check_continues(folder, config.experiment())  # before anything is overwritten
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another --out.")
     if jax.process_index() == 0:
         write_json(stored, described)
         write_atomic(folder / "experiment.py", epath.Path(source_file).read_text())
+    return described
+
+
+def _check_continues(folder: epath.Path, experiment: Experiment) -> None:
+    if (folder / "checkpoints").exists():
+        Checkpoints(folder / "checkpoints", read_only=True).check(abstract_state(experiment), experiment.ema)
+
+
+def stored_config(folder: epath.PathLike) -> dict[str, Any]:
+    """The content of a run's config.json."""
+    path = epath.Path(folder) / "config.json"
+    described = read_json(path)
+    if not (isinstance(described, dict) and isinstance(described.get("config"), dict)):
+        raise ValueError(f"{path} has no entry 'config' with a run's values; restore it or choose another directory.")
     return described
 
 
@@ -117,7 +136,7 @@ def read_config(folder: epath.PathLike) -> Any:
     if not (folder / "config.json").exists():
         found = "does not exist" if not folder.exists() else "has no config.json"
         raise FileNotFoundError(f"{folder} is not a run directory: it {found}; a run is made by `gendyn train`.")
-    values = read_json(folder / "config.json")["config"]
+    values = stored_config(folder)["config"]
     cls = load_config_class(folder / "experiment.py")
     fields = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(values.keys() - fields)
@@ -153,12 +172,13 @@ def load(run_dir: epath.PathLike, ema: float | None = None, step: int | None = N
 
     Args:
         run_dir: a directory made by `gendyn train`, local or gs://. Its experiment.py is executed.
-        ema: relative width of the averaged weights. None: the run's first tracked profile. 0: the raw parameters. A tracked
-            width is read; any other is reconstructed from the run's snapshots (EDM2's post-hoc EMA).
+        ema: relative width of the averaged weights. None: the run's first tracked profile. 0: the raw parameters.
+            A tracked width is read; any other is reconstructed from the run's snapshots (EDM2's post-hoc EMA).
         step: of the checkpoint; the newest by default.
 
     Raises:
-        FileNotFoundError: not a run, or no checkpoint yet. ValueError: a step or width that cannot be had, with those that can.
+        FileNotFoundError: not a run, or no checkpoint yet.
+        ValueError: a step or width that cannot be had, with those that can.
 
     Example:
         m = gd.load("runs/digits")
@@ -176,6 +196,7 @@ def load(run_dir: epath.PathLike, ema: float | None = None, step: int | None = N
     if step is not None and step not in steps:
         raise ValueError(f"{folder} has no checkpoint at step {step}; it has {', '.join(map(str, steps))}.")
     params, step, weights = _weights(folder, experiment, checkpoints, ema, steps, step)
+    params = jax.device_put(jax.device_get(params))  # committed to no device: the weights follow the batch
     return Model(
         process=experiment.process,
         denoiser=experiment.objective.denoiser(experiment.network.apply, params),
@@ -190,54 +211,70 @@ def load(run_dir: epath.PathLike, ema: float | None = None, step: int | None = N
 
 
 def _weights(
-    folder: epath.Path, experiment: Experiment, checkpoints: Checkpoints, width: float | None, steps: list[int], step: int | None
+    folder: epath.Path,
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    width: float | None,
+    steps: list[int],
+    step: int | None,
 ) -> tuple[Any, int, str]:
     abstract = jax.eval_shape(experiment.network.init, jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tracked = {f"{std:g}": jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, np.float32), abstract) for std in experiment.ema}
+    tracked = {
+        f"{std:g}": jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, np.float32), abstract)
+        for std in experiment.ema
+    }
     if width is None:
         width = experiment.ema[0] if experiment.ema else 0.0
     if width == 0:
         found, params = _newest(checkpoints, steps, step, lambda s: checkpoints.item(s, "params", abstract, device))
         return params, found, "raw parameters"
+    averages.exponent(width)
+    if not tracked:
+        raise ValueError(f"{folder} tracks no averages (its experiment has ema=()); use 0, the raw parameters.")
+    found, own = _newest(checkpoints, steps, step, lambda s: checkpoints.item(s, "ema", tracked, device))
     if f"{width:g}" in tracked:
-        read = lambda s: checkpoints.item(s, "ema", tracked, device)[f"{width:g}"]
-        found, params = _newest(checkpoints, steps, step, read)
-        return params, found, f"EMA of relative width {width:g}"
-    params = _reconstruct(folder, tracked, experiment.ema, width, step or steps[-1])
-    return params, step or steps[-1], f"post-hoc EMA of relative width {width:g}"
+        return own[f"{width:g}"], found, f"EMA of relative width {width:g}"
+    return _reconstruct(folder, own, tracked, width, found), found, f"post-hoc EMA of relative width {width:g}"
 
 
-def _newest(checkpoints: Checkpoints, steps: list[int], step: int | None, read: Callable[[int], Any]) -> tuple[int, Any]:
+def _newest(
+    checkpoints: Checkpoints, steps: list[int], step: int | None, read: Callable[[int], Any]
+) -> tuple[int, Any]:
     """The asked step, or the newest that can be read (an unreadable one is passed over with a warning)."""
-    import warnings
-
     for candidate in [step] if step is not None else list(reversed(steps)):
         try:
             return candidate, read(candidate)
         except Exception as error:
-            first = str(error).strip().splitlines()[:1]
-            warnings.warn(f"checkpoint {candidate} in {checkpoints.folder} cannot be read: {first}", stacklevel=2)
+            where = f"checkpoint {candidate} in {checkpoints.folder}"
+            warnings.warn(f"{where} cannot be read: {first_line(error)}", stacklevel=2)
     raise ValueError(f"no readable checkpoint in {checkpoints.folder}; tried {steps if step is None else [step]}.")
 
 
-def _reconstruct(folder: epath.Path, tracked: dict[str, Any], stds: tuple[float, ...], width: float, step: int) -> Any:
-    """Least-squares combination of every snapshot up to the step."""
-    averages.exponent(width)
-    taken = Checkpoints(folder / "ema", read_only=True).steps() if (folder / "ema").exists() else []
-    taken = [s for s in taken if s <= step]
-    if not taken:
-        known = ", ".join(tracked)
+def _reconstruct(folder: epath.Path, own: dict[str, Any], tracked: dict[str, Any], width: float, step: int) -> Any:
+    """Least-squares combination of the checkpoint's own averages and of every snapshot before it.
+
+    Its own matter most: with snapshots alone, the last 5% of a run missing, the profile was off by 98% (0.6% with them).
+    """
+    stored = _snapshots(folder / "ema", tracked, before=step)
+    if not stored:
         raise ValueError(
-            f"{folder} has no snapshots to build an EMA of width {width:g} from (set snapshot_every in the experiment); "
-            f"tracked widths: {known}."
+            f"{folder} has no snapshots to build an EMA of width {width:g} from (set snapshot_every in the "
+            f"experiment); tracked widths: {', '.join(tracked)}."
         )
-    store = Checkpoints(folder / "ema", read_only=True)
-    trees, times, widths = [], [], []
-    for s in taken:
-        item = store.item(s, "ema", tracked)
-        for std in stds:
-            trees.append(item[f"{std:g}"])
-            times.append(s)
-            widths.append(std)
+    stored[step] = own
+    times, widths, trees = zip(*((s, float(std), tree) for s, item in stored.items() for std, tree in item.items()))
     return averages.mix(trees, averages.combination(times, widths, step, width))
+
+
+def _snapshots(folder: epath.Path, tracked: dict[str, Any], before: int) -> dict[int, dict[str, Any]]:
+    """Step -> the averages stored then; what cannot be read is passed over with a warning."""
+    store = Checkpoints(folder, read_only=True) if folder.exists() else None
+    found = {}
+    for step in store.steps() if store else []:
+        try:
+            if step < before:
+                found[step] = store.item(step, "ema", tracked)
+        except Exception as error:  # orbax raises many kinds for files cut short
+            warnings.warn(f"snapshot {step} in {folder} is passed over: {first_line(error)}", stacklevel=2)
+    return found

@@ -44,34 +44,43 @@ def sample(
 ) -> np.ndarray:
     """`num` samples, [num, *shape], as float32 on the host.
 
-    Sample i draws its prior and all its noise from fold_in(key(seed), i), so it depends neither on its neighbours nor on the
-    batch size, and is cut over the mesh's devices. The last batch is filled up, so one program serves all.
+    Sample i draws its prior and all its noise from fold_in(key(seed), i), so it depends neither on its neighbours nor
+    on the batch size; batches are cut over the mesh's devices. The last batch is filled up, so one program serves all.
 
     Args:
         labels: conditions, [num] (or a tree of such), or None.
         report: called with the number of samples done after every batch.
     """
     mesh = distributed.data_mesh() if mesh is None else mesh
+    denoiser = _on(mesh, denoiser)
     ways = mesh.shape[distributed.DATA]
     batch_size = -(-min(batch_size, num) // ways) * ways
     done = [np.zeros((0, *shape), np.float32)]
     for start in range(0, num, batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), num - 1)
-        cond = None if labels is None else jax.tree.map(lambda a: np.asarray(a)[rows], labels)
-        x = _batch(denoiser, plan, shape, seed, rows, cond, mesh)
+        x = _batch(denoiser, plan, shape, seed, rows, labels, mesh)
         done.append(np.asarray(x)[: num - start])
         report(min(start + batch_size, num))
     return np.concatenate(done)
 
 
-def _batch(denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, mesh: Mesh) -> Any:
+def _batch(
+    denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, mesh: Mesh
+) -> Any:
     cut = distributed.split(mesh)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
     priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     prior = plan.process.sample_prior
     x_T = jax.vmap(lambda key: prior(key, shape, t=float(plan.t[0])))(priors)
+    cond = jax.tree.map(lambda a: np.asarray(a)[rows], cond)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
     return samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+
+
+def _on(mesh: Mesh, denoiser: Any) -> Any:
+    """Weights on every device of the mesh, copied once; a plain function stays as it is."""
+    whole = distributed.replicated(mesh)
+    return jax.tree.map(lambda a: jax.device_put(a, whole) if isinstance(a, jax.Array) else a, denoiser)
 
 
 def class_labels(num: int, num_classes: int | None, only: int | None = None) -> np.ndarray | None:
@@ -83,4 +92,3 @@ def class_labels(num: int, num_classes: int | None, only: int | None = None) -> 
     if only is not None and not 0 <= only < num_classes:
         raise ValueError(f"class must lie in 0..{num_classes - 1}; got {only}.")
     return np.arange(num, dtype=np.int32) % num_classes if only is None else np.full(num, only, np.int32)
-

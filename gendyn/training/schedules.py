@@ -12,9 +12,15 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "inverse_sqrt")
 
 
 def schedule(
-    name: Schedule, learning_rate: float, *, steps: int, warmup: int = 0, final: float = 0.0, reference: int | None = None
+    name: Schedule,
+    learning_rate: float,
+    *,
+    steps: int,
+    warmup: int = 0,
+    final: float = 0.0,
+    reference: int | None = None,
 ) -> optax.Schedule:
-    """Linear warm-up from zero over `warmup` steps, then one of
+    """Linear warm-up from zero over `warmup` steps (a shorter run ends inside it), then one of
 
         constant      learning_rate
         cosine        from learning_rate to final * learning_rate at `steps`, half a cosine
@@ -26,8 +32,8 @@ def schedule(
     """
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
-    if not 0 <= warmup <= steps:
-        raise ValueError(f"warmup must lie between 0 and steps = {steps}; got {warmup}.")
+    if warmup < 0:
+        raise ValueError(f"warmup must be zero or positive; got {warmup}.")
     if name == "cosine":
         after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), alpha=final)
         return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])

@@ -65,7 +65,7 @@ def build(
     """
     experiment = resolve(config)
     mesh = distributed.data_mesh() if mesh is None else mesh
-    distributed.check_divisible(experiment.batch_size // experiment.accumulate, mesh)
+    distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     source = experiment.source() if source is None else source
     check_source(experiment, source)
     loader = batches(
@@ -82,6 +82,13 @@ def build(
 
 def check_source(experiment: Experiment, source: Source) -> None:
     """The data must be what the experiment declared."""
+    if not isinstance(source, Source):
+        raise ValueError(
+            f"the experiment's source is a {type(source).__name__}, without shape and num_classes; "
+            "wrap it with gendyn.data.wrap."
+        )
+    if not len(source):
+        raise ValueError("the experiment's source is empty; training needs at least one example.")
     if tuple(source.shape) != tuple(experiment.shape):
         raise ValueError(
             f"the experiment is for data of shape {tuple(experiment.shape)}, but the source has {tuple(source.shape)}; "
@@ -134,7 +141,7 @@ def train_step(experiment: Experiment, state: TrainState, batch: dict[str, Array
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     average = ema.update(state.ema, params, step, experiment.ema)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(params)}
     if experiment.schedule is not None:
         metrics["learning_rate"] = jnp.asarray(experiment.schedule(state.step), jnp.float32)
     return TrainState(params=params, opt_state=opt_state, ema=average, step=step, key=state.key), metrics
@@ -159,5 +166,7 @@ def gradients(experiment: Experiment, params: Any, key: PRNGKeyArray, batch: dic
         part = value_and_grad(params, jax.random.fold_in(key, index), rows)
         return jax.tree.map(lambda t, p: t + p / n, total, part), None
 
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, params, key, jax.tree.map(lambda a: a[0], micro)))
+    zeros = jax.tree.map(
+        jnp.zeros_like, jax.eval_shape(value_and_grad, params, key, jax.tree.map(lambda a: a[0], micro))
+    )
     return jax.lax.scan(add, zeros, (jnp.arange(n), micro))[0]

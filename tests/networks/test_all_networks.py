@@ -15,15 +15,15 @@ from gendyn.tree import paths
 BATCH, CLASSES = 3, 4
 ALL_NETWORKS = {
     "mlp": (partial(MLP, 5, width=12, depth=2), (5,)),
-    "unet_1d": (partial(UNet, 1, 2, width=8, multipliers=(1, 2), blocks=1), (6, 2)),
-    "unet_2d": (partial(UNet, 2, 1, width=8, multipliers=(1, 2), blocks=1, attention=(0,), head_dim=4), (4, 6, 1)),
+    "unet_1d": (partial(UNet, 1, 2, width=8, multipliers=(1,), blocks=1, attention=(0,), head_dim=4), (6, 2)),
+    "unet_2d": (partial(UNet, 2, 1, width=4, multipliers=(1, 2), blocks=1), (4, 6, 1)),
     "unet_3d": (partial(UNet, 3, 1, width=4, multipliers=(1, 1), blocks=1, attention=()), (2, 4, 2, 1)),
     "dit_1d": (partial(DiT, (8, 2), patch=4, width=8, depth=1, heads=2), (8, 2)),
     "dit_2d": (partial(DiT, (4, 6, 1), width=12, depth=2, heads=2, positions="learned"), (4, 6, 1)),
     "dit_3d": (partial(DiT, (2, 4, 2, 1), width=12, depth=1, heads=2), (2, 4, 2, 1)),
 }
 each = pytest.mark.parametrize("name", ALL_NETWORKS)
-one_of_each = pytest.mark.parametrize("name", ["mlp", "unet_2d", "dit_2d"])
+one_of_each = pytest.mark.parametrize("name", ["mlp", "unet_1d", "dit_2d"])
 
 
 def make(name, **options):
@@ -43,7 +43,7 @@ def initial(name):
 @cache
 def randomised(name):
     """Every entry of order 0.3: at initialisation the output is zero, which would make most checks vacuous."""
-    leaves, structure = jax.tree.flatten(initial(name))
+    leaves, structure = jax.tree.flatten(jax.eval_shape(network(name).init, jax.random.key(0)))
     rng = np.random.default_rng(1)
     return structure.unflatten(jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves)
 
@@ -131,13 +131,13 @@ def test_axis_names_agree_with_the_axes_that_grow(name):
         assert wide[path].shape == grown, path
 
 
-@each
+@one_of_each
 def test_untrained_network_is_exactly_zero(name):
     x, label, cond = inputs(name)
     assert not np.any(evaluate(name)(initial(name), x, label, cond))
 
 
-@each
+@one_of_each
 def test_initialisation_is_reproducible_and_float32(name):
     again = initialise(network(name), jax.random.key(0))
     other = initialise(network(name), jax.random.key(1))
@@ -146,7 +146,7 @@ def test_initialisation_is_reproducible_and_float32(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {jnp.dtype("float32")}
 
 
-@each
+@one_of_each
 def test_hidden_kernels_have_variance_one_over_fan_in(name):
     """Statistical: each pooled estimate has over 50 draws; 5 standard errors, false alarm below 1e-5 per kernel."""
     roles = dict(paths(network(name).roles))
@@ -187,30 +187,35 @@ def test_dropout_follows_its_key_and_rests_in_evaluation(name):
     assert close(train(name)(params, x, label, cond, jax.random.key(3)), plain)
 
 
-@one_of_each
-def test_remat_changes_neither_values_nor_gradients(name):
+@cache
+def gradients(name, remat):
     x, label, cond = inputs(name)
 
-    def loss(params, remat):
+    def loss(params):
         out = network(name, remat=remat, dropout=0.3).train(params, x, label, cond, jax.random.key(0))
         return jnp.mean(jnp.square(out - x))
 
-    plain, remade = (
-        compiled(jax.value_and_grad(partial(loss, remat=remat)))(randomised(name)) for remat in (False, True)
-    )
-    assert all(close(a, b, rtol=1e-3) for a, b in zip(jax.tree.leaves(remade), jax.tree.leaves(plain)))
-    assert "remat" in str(jax.make_jaxpr(partial(loss, remat=True))(randomised(name)))
+    return compiled(jax.value_and_grad(loss))(randomised(name))
 
 
-@each
+@pytest.mark.parametrize("name", ["mlp", "dit_2d", pytest.param("unet_2d", marks=pytest.mark.slow)])
+def test_remat_changes_neither_values_nor_gradients(name):
+    (plain, grads), (remade, regrads) = gradients(name, False), gradients(name, True)
+    assert close(remade, plain)
+    largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(grads))
+    errors = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), regrads, grads)
+    assert max(jax.tree.leaves(errors)) < 1e-4 * largest
+    params = jax.eval_shape(network(name).init, jax.random.key(0))
+    assert "remat" in str(jax.make_jaxpr(network(name, remat=True).apply)(params, *inputs(name)))
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet_2d", "dit_2d"])
 def test_gradient_reaches_every_parameter(name):
-    x, label, cond = inputs(name)
-    grads = compiled(jax.grad(lambda p: jnp.mean(jnp.square(network(name).apply(p, x, label, cond) - x))))(
-        randomised(name)
-    )
-    dead = [path for path, leaf in paths(grads) if not np.any(leaf)]
-    # softmax is blind to what shifts all logits of a query alike, so a key's bias is dead up to rounding by design
-    assert [path for path in dead if not path.endswith("key/bias")] == []
+    _, grads = gradients(name, False)
+    # softmax is blind to what shifts all logits of a query alike: a key's bias is dead up to rounding, by design
+    live = {path: np.max(np.abs(leaf)) for path, leaf in paths(grads) if not path.endswith("key/bias")}
+    largest = max(live.values())
+    assert [path for path, size in live.items() if not size > 1e-6 * largest] == []
 
 
 @one_of_each
@@ -221,6 +226,7 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(name):
     sixteen = [
         dtype == jnp.bfloat16 for dtype in contractions(jax.make_jaxpr(half.apply)(params, x, label, cond).jaxpr)
     ]
+    assert len(sixteen) >= 10
     assert sum(sixteen) >= len(sixteen) - 4  # float32: two kernels of the conditioning, the readout, attention's q k
     out = evaluate(name, dtype="bfloat16")(params, x, label, cond)
     exact = evaluate(name)(params, x, label, cond)
@@ -236,20 +242,19 @@ def contractions(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation.invars[0].aval.dtype
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from contractions(inner)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from contractions(inner)
 
 
-@each
-def test_a_call_changes_nothing(name):
-    x, label, cond = inputs(name)
-    params = jax.tree.map(jnp.copy, randomised(name))
-    module = make(name, dropout=0.5)(rngs=__import__("flax").nnx.Rngs(0))
-    del module  # building another one must not touch ours either
-    first = train(name, dropout=0.5)(params, x, label, cond, jax.random.key(0))
-    second = train(name, dropout=0.5)(params, x, label, cond, jax.random.key(0))
-    assert (first == second).all()
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, randomised(name)))
+def test_a_call_changes_nothing():
+    """Called eagerly, where a module with random state of its own would advance it; all networks share the layers."""
+    x, label, cond = inputs("mlp")
+    params = jax.tree.map(jnp.copy, randomised("mlp"))
+    call = partial(network("mlp", dropout=0.5).train, params, x, label, cond, jax.random.key(0))
+    assert (call() == call()).all()
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, randomised("mlp")))
 
 
 @one_of_each
@@ -278,14 +283,17 @@ def test_out_channels_widen_the_last_axis_only(name):
 
 
 @one_of_each
-def test_branch_scale_zero_leaves_a_network_without_depth(name):
-    """With branches switched off, parameters inside the blocks' branches no longer matter."""
+def test_branch_scale_zero_switches_every_branch_off(name):
     x, label, cond = inputs(name)
-    off = network(name, branch_scale=0.0).apply
-    grads = compiled(jax.grad(lambda p: jnp.sum(jnp.square(off(p, x, label, cond)))))(randomised(name))
-    branches = {path: leaf for path, leaf in paths(grads) if path.endswith(("hidden/kernel", "out/kernel"))}
-    assert branches
-    assert not any(np.any(leaf) for leaf in branches.values())
+    params = randomised(name)
+    inside = ("/hidden/kernel", "/out/kernel")
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: -leaf if jax.tree_util.keystr(path, simple=True, separator="/").endswith(inside) else leaf,
+        params,
+    )
+    off = evaluate(name, branch_scale=0.0)
+    assert (off(params, x, label, cond) == off(changed, x, label, cond)).all()
+    assert not close(evaluate(name)(changed, x, label, cond), evaluate(name)(params, x, label, cond), rtol=1e-2)
 
 
 @one_of_each

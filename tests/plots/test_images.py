@@ -52,7 +52,7 @@ def test_tiny_images_are_enlarged_and_large_ones_left():
     assert plots.grid(np.zeros((2, 8, 8, 1)), columns=50, gap=0, scale=1).shape == (8, 16, 1)
 
 
-@pytest.mark.parametrize("failing", ["write", "rename"])
+@pytest.mark.parametrize("failing", ["encode", "rename"])
 def test_a_failing_write_leaves_the_old_file_and_no_half_file(tmp_path, monkeypatch, failing):
     path = plots.save_png(tmp_path / "g.png", np.zeros((1, 8, 8, 1)))
     before = path.read_bytes()
@@ -64,7 +64,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_half_file(tmp_path, monkeypa
     def refuse(*args):
         raise OSError("disk full")
 
-    if failing == "write":
+    if failing == "encode":
         monkeypatch.setattr(Image.Image, "save", half)
     else:
         monkeypatch.setattr(os, "replace", refuse)
