@@ -43,7 +43,7 @@ types: .venv/.ok
 	$(BIN)/mypy
 
 docs: .venv/.ok
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebooks: .venv/.ok
 	$(PYTEST) tests/system/test_notebooks.py

@@ -23,12 +23,11 @@ class Config:
 
     width: int = 96
     depth: int = 4
-    dropout: float = 0.0
     sigma_data: float = 0.75
+    """Standard deviation of the digits in [-1, 1]."""
     batch_size: int = 128
     steps: int = 2000
     learning_rate: float = 2e-3
-    weight_decay: float = 0.0
     warmup: int = 100
     seed: int = 0
 
@@ -44,7 +43,6 @@ class Config:
                 depth=self.depth,
                 heads=4,
                 num_classes=10,
-                dropout=self.dropout,
             )
         )
         rate = gd.training.schedule("cosine", self.learning_rate, steps=self.steps, warmup=self.warmup)
@@ -64,11 +62,11 @@ class Config:
             num_classes=10,
             batch_size=self.batch_size,
             steps=self.steps,
-            optimizer=gd.training.adamw(rate, weight_decay=self.weight_decay),
+            optimizer=gd.training.adamw(rate),
             schedule=rate,
             seed=self.seed,
             evaluate=evaluate,
-            sampling=gd.training.Sampling(sampler="heun", nfe=19, guidance=1.5),
+            sampling=gd.training.Sampling(sampler="dpmpp_2m", nfe=10, guidance=1.3),
             snapshot_every=max(self.steps // 10, 1),
             sample_every=max(self.steps // 4, 1),
         )

@@ -24,7 +24,7 @@ SERIES_TERMS = 22  # below |z| = 1 the first term left out is 1/22! = 1e-21 of t
 def phi(k: int, z: Any) -> Any:
     """phi_k(z) = sum_j z^j/(j + k)!: phi_0 = e^z, phi_1 = (e^z - 1)/z, phi_{k+1} = (phi_k - 1/k!)/z.
 
-    Hochbruck and Ostermann 2010, "Exponential integrators", eq. 2.10. The series serves |z| < 1, where the recursion
+    Hochbruck and Ostermann 2010, "Exponential integrators", section 2. The series serves |z| < 1, where the recursion
     would divide its rounding error by z k times; elsewhere the recursion loses at most k! units in the last place.
     Also k! phi_{k+1}(z) = integral of e^{z (1 - s)} s^k over [0, 1].
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train an experiment file, or go on training it",
     "sample": "draw samples from a run",
     "evaluate": "measure a run's samples beside real data",
+    "study": "compare samplers, grids and numbers of calls on a run",
     "info": "what a run is made of",
 }
 """Command -> one line; each is `gendyn/cli/COMMAND.py` with `run(argv) -> exit status`."""

@@ -115,8 +115,8 @@ def initialise(network: Network, key: PRNGKeyArray, shardings: Any = None) -> Pa
     >>> initialise(network, jax.random.key(0))["readout"]["kernel"].shape
     (16, 2)
     """
-    # Drawing each parameter is a kernel of its own, and the CPU compiler spends about 0.3 s optimising each one:
-    # 8 s for a small U-Net, 0.4 s without optimisation. Nothing here runs twice.
+    # Drawing each parameter is a kernel of its own that the CPU compiler would optimise for seconds (6 to 8 s for a
+    # small U-Net), and nothing here runs twice.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(network.init, out_shardings=shardings, compiler_options=options)(key)
 

@@ -87,7 +87,7 @@ class Classes(nnx.Module):
     """A vector per class; the extra last row, number `num_classes`, is the null class of guidance."""
 
     def __init__(self, num_classes: int, width: int, *, rngs: nnx.Rngs) -> None:
-        # Standard deviation like that of the noise-level vector it is added to (measured 0.3 to 0.5).
+        # A standard deviation of the order of the noise-level vector's that it is added to.
         self.table = parameter(rngs, normal(0.3), (num_classes + 1, width), ("classes", "conditioning"))
 
     @property

@@ -20,6 +20,8 @@ class Process(Protocol):
     """What a forward process offers; see `GaussianPath` for the meaning of each method."""
 
     @property
+    def gaussian_noise(self) -> bool: ...
+    @property
     def t_noise(self) -> float: ...
     @property
     def t_data(self) -> float: ...
@@ -42,6 +44,10 @@ class GaussianPath:
     by default), `alpha`, `sigma`, `dalpha`, `dsigma` (derivatives on its own clock) and `t_of_lam`. Formulas use
     `namespace(t)`, so numpy float64 in gives numpy float64 out (planning) and jax in gives jax out (training).
     """
+
+    gaussian_noise = True
+    """Whether the noise is Gaussian, so that the denoiser gives the score, (alpha denoised - x)/sigma^2, and Gaussian noise
+    added to a state keeps it on the path. A process with other noise says False, and plans that draw noise refuse it."""
 
     @property
     @abstractmethod

@@ -208,8 +208,8 @@ class VPDiscrete(_UnitVariance):
         """Node, value there and slope of the segment that starts at table entry `index` (0-based)."""
         table = _log_alpha_table(self.betas)
         index = xp.clip(index, 0, len(table) - 2)
-        slopes = np.diff(table) * len(table)
-        return (index + 1) / len(table), xp.asarray(table)[index], xp.asarray(slopes)[index]
+        nodes, slopes = np.arange(1, len(table)) / len(table), np.diff(table) * len(table)
+        return xp.asarray(nodes)[index], xp.asarray(table)[index], xp.asarray(slopes)[index]
 
     def _at(self, t: Time) -> tuple[Any, Any, Any]:
         xp = namespace(t)

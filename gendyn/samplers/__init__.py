@@ -13,26 +13,34 @@ reuses the compiled program. Solvers read (alpha, sigma) at the nodes and nothin
 To add a solver: one file with one such function, and one line in `recipes.SAMPLERS`.
 """
 
-from gendyn.samplers import grids
+from gendyn.samplers import grids, statistics, study
 from gendyn.samplers.brownian import brownian
 from gendyn.samplers.ddim import ancestral, ddim
 from gendyn.samplers.deis import deis, lms
 from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
+from gendyn.samplers.dpm_solver_v3 import PRESETS, dpm_solver_v3, preset
 from gendyn.samplers.euler import euler
+from gendyn.samplers.euler_maruyama import euler_maruyama
+from gendyn.samplers.exponential_sde import seeds
 from gendyn.samplers.grids import GRIDS, Grid
 from gendyn.samplers.heun import Churn, heun
 from gendyn.samplers.ipndm import ipndm
+from gendyn.samplers.langevin import langevin, run_with_langevin
 from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
-from gendyn.samplers.recipes import SAMPLERS, Recipe, plan
+from gendyn.samplers.recipes import FITTED, SAMPLERS, Recipe, plan
 from gendyn.samplers.run import run, run_eager
 from gendyn.samplers.runge_kutta import TABLEAUX, Tableau, deis_rk, dpm2
+from gendyn.samplers.sde_dpm import sde_dpmpp
+from gendyn.samplers.splitting import ancestral_split, dpm2_ancestral, dpmpp_2s_ancestral
 from gendyn.samplers.storage import difference, load, save
 from gendyn.samplers.transforms import analytical_first_step, final_denoise
 from gendyn.samplers.unipc import unipc
 
 __all__ = [
+    "FITTED",
     "GRIDS",
+    "PRESETS",
     "SAMPLERS",
     "TABLEAUX",
     "Churn",
@@ -44,6 +52,7 @@ __all__ = [
     "Tableau",
     "analytical_first_step",
     "ancestral",
+    "ancestral_split",
     "assemble",
     "brownian",
     "ddim",
@@ -51,20 +60,31 @@ __all__ = [
     "deis_rk",
     "difference",
     "dpm2",
+    "dpm2_ancestral",
     "dpm_solver",
+    "dpm_solver_v3",
     "dpmpp",
+    "dpmpp_2s_ancestral",
     "euler",
+    "euler_maruyama",
     "fast_orders",
     "final_denoise",
     "grids",
     "heun",
     "ipndm",
+    "langevin",
     "lms",
     "load",
     "plan",
+    "preset",
     "run",
     "run_eager",
+    "run_with_langevin",
     "save",
+    "sde_dpmpp",
+    "seeds",
     "stack",
+    "statistics",
+    "study",
     "unipc",
 ]

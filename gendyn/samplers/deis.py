@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from gendyn.phi import gauss_legendre, interpolant_average
 from gendyn.processes import Process
 from gendyn.samplers.forms import FORMS, Weights, multistep
@@ -52,10 +54,10 @@ def deis(
     orders: Sequence[int] | None = None,
     lower_order_final: LowerFinal = False,
 ) -> SamplerPlan:
-    """DEIS multistep: Zhang and Chen 2023 (arXiv 2204.13902), eq. 14-15, coefficients by exact quadrature.
+    """DEIS multistep: Zhang and Chen 2023 (arXiv 2204.13902), section 3, coefficients by exact quadrature.
 
-    One call per step. A polynomial of degree `order` through order + 1 outputs, so the order of convergence is one more;
-    degree 0 is DDIM. Kind "tAB" is polynomial in the process's time; on a clock with kinks (VPDiscrete's table) its
+    One call per step. A polynomial of degree `order` through order + 1 outputs, so of order one more; degree 0 is
+    DDIM. Kind "tAB" is polynomial in the process's time; on a clock with kinks (VPDiscrete's table) its
     error has a floor at the table's spacing. "rhoAB" is in sigma/alpha: variable-step Adams-Bashforth, which is also
     LMS and the correct variable-step iPNDM, and equals tAB on EDM's clock. "logrhoAB" is in lam: the form of
     diffusers, equal to Taylor-type DPM-Solver multistep in noise form.
@@ -77,7 +79,7 @@ def deis(
     """
     if kind not in VARIABLES:
         raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(VARIABLES)}.")
-    unreachable = kind == "logrhoAB" or (kind == "tAB" and bool(grid.t[-1] != grid.t[-1]))
+    unreachable = kind == "logrhoAB" or (kind == "tAB" and grid.clean and bool(np.isnan(grid.t[-1])))
     refuse_ends(grid, f"DEIS {kind}", remedy='kind="rhoAB" or dpmpp', clean=unreachable)
     used = step_orders(
         grid,

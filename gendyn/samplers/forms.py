@@ -29,32 +29,37 @@ Average: TypeAlias = Callable[[Sequence[Step]], Weights]
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """x <- x_scale x + memory . history, newest output first."""
+    """x <- x_scale x + memory . history + constant, newest output first."""
 
     x_scale: Any = 1.0
     memory: Weights = ()
+    constant: Any = 0.0
 
     def aged(self) -> Update:
         """The same update after one more output has entered the history."""
-        return Update(self.x_scale, (0.0, *self.memory))
+        return Update(self.x_scale, (0.0, *self.memory), self.constant)
 
     def then(self, later: Update) -> Update:
         """This update, followed by `later` on the same history."""
         size = max(len(self.memory), len(later.memory))
         first, second = ((*u.memory, *[0.0] * (size - len(u.memory))) for u in (self, later))
         memory = tuple(later.x_scale * a + b for a, b in zip(first, second, strict=True))
-        return Update(later.x_scale * self.x_scale, memory)
+        return Update(later.x_scale * self.x_scale, memory, later.x_scale * self.constant + later.constant)
 
 
 STAY = Update()
 
 
-class Form(Protocol):
-    """What is remembered, and the exact step for a given average of it."""
+class Remembers(Protocol):
+    """What is remembered."""
 
     def remember(self, alpha: Any, sigma: Any) -> dict[str, Any]:
         """(oy, om) of a row that evaluates at (alpha, sigma)."""
         ...
+
+
+class Form(Remembers, Protocol):
+    """What is remembered, and the exact step for a given average of it."""
 
     def z(self, step: Step) -> Any:
         """The average is over e^{z (1 - s)} ds, s the fraction of the step in lam."""
@@ -97,17 +102,35 @@ class NoiseForm:
 FORMS: dict[str, Form] = {"data": DataForm(), "noise": NoiseForm()}
 
 
-def row(form: Form, step: Step, after: Update, before: Update = STAY) -> Row:
+def row(form: Remembers, step: Step, after: Update, before: Update = STAY) -> Row:
     """The row that calls the network where `step` starts: at before(x), leaving after(x)."""
     return Row(
         t=step.t_s,
         ex=before.x_scale,
         em=before.memory,
+        ec=before.constant,
         sx=after.x_scale,
         sm=after.memory,
+        sc=after.constant,
         clock=step.clock,
         **form.remember(step.alpha_s, step.sigma_s),
     )
+
+
+def predicted_corrected(
+    form: Remembers, taken: Sequence[Step], predict: Sequence[Update], correct: Sequence[Update]
+) -> list[Row]:
+    """One call per step: row i lands where step i starts, predicted to make the call, corrected with its output.
+
+    The last step is not corrected: the last row goes on to the end.
+
+    Args:
+        predict: step i, from history that ends with the output at its start.
+        correct: step i once more, with the output at its end as newest; `predict[i].aged()` leaves it as it was.
+    """
+    before, after = [STAY, *predict[:-1]], [STAY, *correct[:-1]]
+    after[-1] = after[-1].then(predict[-1])
+    return [row(form, step, a, b) for step, a, b in zip(taken, after, before, strict=True)]
 
 
 def multistep(form: Form, taken: Sequence[Step], orders: Sequence[int], average: Average) -> list[Row]:

@@ -98,7 +98,6 @@ def _clean_time(process: Process) -> float:
 
 def _ends(process: Process, t_start: Any, t_end: Any, final_zero: bool | None, finite: bool) -> tuple[float, float]:
     """Default ends of the spacing. `finite` asks for finite lam at both, `final_zero=False` for one at the data end."""
-    concrete("a time grid", t_start, t_end)
     start, end = process.interval
     with np.errstate(divide="ignore"):
         if finite and not np.isfinite(process.lam(start)):
@@ -137,6 +136,7 @@ def _spaced(
     finite: bool,
 ) -> Grid:
     """Shared body: ends, fractions u in [0, 1] -> times, exact ends, shift, clean node."""
+    concrete("a time grid", t_start, t_end, shift)
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"a grid needs a whole number of steps n >= 1; got {n!r}.")
     if shift <= 0:
@@ -185,6 +185,7 @@ def power(
     shift: float = 1.0,
 ) -> Grid:
     """Equally spaced in t^(1/exponent), t measured from the data end: DEIS's "t, order k" (arXiv 2204.13902)."""
+    concrete("a time grid", exponent)
     origin = process.t_data if process.t_data > process.t_noise else 0.0
 
     def nodes(start: float, end: float, u: np.ndarray) -> np.ndarray:
@@ -248,6 +249,7 @@ def karras(
         >>> gd.samplers.grids.karras(gd.processes.EDM(), n=4).t.round(3).tolist()
         [80.0, 9.723, 0.47, 0.002, 0.0]
     """
+    concrete("a time grid", rho)
     nodes = _in_lam(process, lambda lam: np.exp(-lam / rho), lambda level: -rho * np.log(level))
     return _spaced(
         process,
@@ -273,6 +275,8 @@ def polyexponential(
     shift: float = 1.0,
 ) -> Grid:
     """log(sigma/alpha) follows (1 - u)^exponent: k-diffusion's polyexponential schedule; exponent 1 is `uniform_lam`."""
+
+    concrete("a time grid", exponent)
 
     def nodes(start: float, end: float, u: np.ndarray) -> np.ndarray:
         a, b = process.lam(np.float64(start)), process.lam(np.float64(end))

@@ -58,7 +58,7 @@ def variable_steps(process: Process, recent: Sequence[Step]) -> Weights:
 WEIGHTS: dict[str, tuple[Callable[[Process, Sequence[Step]], Weights], tuple[int, ...]]] = {
     "constant": (equal_steps, (1, 2, 2, 2)),
     "variable": (variable_steps, (1, 2, 3, 4)),
-    "published_variable": (published_variable, (1, 2, 2, 1)),
+    "published_variable": (published_variable, (1, 2, 3, 1)),
 }
 """Steps -> weights, and the true order for one to four outputs on smoothly varying grids."""
 
@@ -72,7 +72,7 @@ def ipndm(
     orders: Sequence[int] | None = None,
     lower_order_final: LowerFinal = False,
 ) -> SamplerPlan:
-    """iPNDM: Zhang and Chen 2023 (arXiv 2204.13902), app. H.2, after Liu et al. 2022, "PNDM" (arXiv 2202.09778).
+    """iPNDM: Zhang and Chen 2023 (arXiv 2204.13902), after Liu et al. 2022, "PNDM" (arXiv 2202.09778).
 
         x_e = (alpha_e/alpha_s) x_s + alpha_e (rho_e - rho_s) sum_j b_j eps_{-j},        rho = sigma/alpha.
 

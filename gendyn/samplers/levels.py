@@ -110,5 +110,6 @@ def refuse_ends(grid: Grid, solver: str, *, remedy: str, clean: bool = True) -> 
 
 
 def require_nonnegative(name: str, value: float) -> None:
+    concrete(name, value)
     if not value >= 0:
         raise ValueError(f"{name} must be zero or positive; got {value}.")

@@ -91,7 +91,7 @@ def groups(grid: Grid, order: int, orders: Sequence[int] | None = None) -> tuple
 
 
 def fast_orders(nfe: int, order: int) -> tuple[int, ...]:
-    """DPM-Solver-fast: Lu et al. 2022 (arXiv 2206.00927), section 3.4; orders that spend exactly `nfe` calls.
+    """DPM-Solver-fast: Lu et al. 2022 (arXiv 2206.00927); orders that spend exactly `nfe` calls.
 
     >>> fast_orders(10, order=3), fast_orders(9, order=3), fast_orders(5, order=2)
     ((3, 3, 3, 1), (3, 3, 2, 1), (2, 2, 1))

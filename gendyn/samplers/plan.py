@@ -199,12 +199,17 @@ def assemble(process: Process, rows: Sequence[Row], *, name: str, order: int, no
     The array module follows the rows (numpy on the host; jax when a tuned grid is differentiated).
 
     Raises:
-        ValueError: if a coefficient is not finite, naming the row.
+        ValueError: if a coefficient is not finite, naming the row; noise on a process whose own noise is not Gaussian.
     """
     xp = namespace(*jax.tree.leaves([dataclasses.astuple(row) for row in rows]))
     shape = np.broadcast_shapes(*{np.shape(leaf) for row in rows for leaf in _coefficients(row)})
     window = max(1, *(max(len(row.em), len(row.sm)) for row in rows))
     draws = max(max(len(row.en), len(row.sn)) for row in rows)
+    if draws and not process.gaussian_noise:
+        raise ValueError(
+            f"{name} adds Gaussian noise to the state, which leaves the path of {process}, whose noise is not Gaussian (its "
+            "denoiser gives no score); use a deterministic sampler: ddim, heun, dpmpp, unipc, deis, ..., or eta=0."
+        )
 
     def scalar(value: Any) -> Any:
         return xp.broadcast_to(xp.asarray(value, float), shape)

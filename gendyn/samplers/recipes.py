@@ -11,13 +11,19 @@ from gendyn.processes import Process
 from gendyn.samplers.ddim import ancestral, ddim
 from gendyn.samplers.deis import deis, lms
 from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
+from gendyn.samplers.dpm_solver_v3 import dpm_solver_v3
 from gendyn.samplers.euler import euler
+from gendyn.samplers.euler_maruyama import euler_maruyama
+from gendyn.samplers.exponential_sde import seeds
 from gendyn.samplers.grids import GRIDS, Grid, subdivide
 from gendyn.samplers.heun import heun
 from gendyn.samplers.ipndm import ipndm
+from gendyn.samplers.langevin import langevin
 from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import SamplerPlan
 from gendyn.samplers.runge_kutta import deis_rk, dpm2
+from gendyn.samplers.sde_dpm import sde_dpmpp
+from gendyn.samplers.splitting import dpm2_ancestral, dpmpp_2s_ancestral
 from gendyn.samplers.unipc import unipc
 
 
@@ -41,7 +47,7 @@ class Recipe:
     def plans(
         self, process: Process, nfe: int, grid: Callable[[int], Grid], options: dict[str, Any]
     ) -> list[SamplerPlan]:
-        """Candidates whose number of calls could be `nfe`, built rather than guessed, so that counts are not assumed."""
+        """Candidates whose number of calls could be `nfe`: built, so that counts are not assumed."""
         guesses = sorted({nfe // self.calls, (nfe + self.calls - self.last) // self.calls, nfe // self.calls + 1})
         return [self.build(process, grid(n), **options) for n in guesses if n >= 1]
 
@@ -66,9 +72,29 @@ class FastRecipe(Recipe):
         return [self.build(process, subdivide(outer, orders), orders=orders, **options)]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FittedRecipe(Recipe):
+    """A solver fitted to one model, one call per step: it needs that model's statistics."""
+
+    def plans(
+        self, process: Process, nfe: int, grid: Callable[[int], Grid], options: dict[str, Any]
+    ) -> list[SamplerPlan]:
+        if options.get("statistics") is None:
+            raise ValueError(
+                "this sampler needs statistics= of the model: gd.samplers.statistics.estimate(process, D, data, key), or "
+                "`gendyn statistics RUN` for a run."
+            )
+        return [self.build(process, grid(nfe), **options)]
+
+
 def _inside(build: Callable[..., SamplerPlan], calls: int = 1) -> Recipe:
     """A rule for grids that end above zero."""
     return Recipe(build=build, calls=calls, last=calls, grid="uniform_lam", final_zero=False)
+
+
+def _two_calls(build: Callable[..., SamplerPlan]) -> Recipe:
+    """A rule of two calls per step, on a grid that ends above zero so that every even number of calls exists."""
+    return Recipe(build=build, calls=2, last=2, final_zero=False)
 
 
 SAMPLERS: dict[str, Recipe] = {
@@ -102,8 +128,23 @@ SAMPLERS: dict[str, Recipe] = {
     "ipndm": Recipe(build=ipndm, final_zero=False),
     "lms": Recipe(build=lms),
     "dpm2": Recipe(build=dpm2, calls=2, last=2, final_zero=False),
+    "sde_dpmpp": _two_calls(partial(sde_dpmpp, kind="singlestep")),
+    "sde_dpmpp_1": Recipe(build=partial(sde_dpmpp, order=1)),
+    "sde_dpmpp_2m": Recipe(build=sde_dpmpp),
+    "sde_dpmpp_3m": Recipe(build=partial(sde_dpmpp, order=3, rule="taylor")),
+    "seeds_1": Recipe(build=partial(seeds, order=1)),
+    "seeds_2": _two_calls(seeds),
+    "dpm2_ancestral": _two_calls(dpm2_ancestral),
+    "dpmpp_2s_ancestral": _two_calls(dpmpp_2s_ancestral),
+    "euler_maruyama": Recipe(build=euler_maruyama),
+    "ddim_langevin": _two_calls(langevin),
 }
 """Name -> recipe: the list behind `gendyn.plan`, the command line, the shared tests and the README's matrix."""
+
+FITTED: dict[str, Recipe] = {
+    "dpm_solver_v3": FittedRecipe(build=dpm_solver_v3, grid="uniform_lam", final_zero=False),
+}
+"""Samplers that `gendyn.plan` makes only for one model, from its `statistics=`."""
 
 
 def plan(
@@ -118,7 +159,7 @@ def plan(
     """The short form: a named sampler with exactly `nfe` network calls.
 
     Args:
-        name: one of `SAMPLERS`.
+        name: one of `SAMPLERS` or, with statistics= of the model, of `FITTED`.
         process: the model's path.
         nfe: network calls per sample.
         grid: name of a grid, or a builder (process, n, **grid_options) -> Grid; by default the recipe's own.
@@ -133,19 +174,31 @@ def plan(
         >>> gd.plan("heun", gd.processes.EDM(), nfe=35).rows
         35
     """
-    recipe = _lookup("sampler", name, SAMPLERS)
+    recipe = _lookup("sampler", name, SAMPLERS | FITTED)
     if nfe < 1:
         raise ValueError(f"nfe must be at least 1; got {nfe}.")
-    builder = grid if callable(grid) else _lookup("grid", grid or recipe.grid, GRIDS)
-    extra = dict(grid_options or {})
-    if grid is None and recipe.final_zero is not None:
-        extra.setdefault("final_zero", recipe.final_zero)
-    candidates = recipe.plans(process, nfe, lambda n: builder(process, n, **extra), options)
+    candidates = recipe.plans(process, nfe, nodes(name, process, grid, grid_options), options)
     for candidate in candidates:
         if candidate.nfe == nfe:
             return candidate
     possible = ", ".join(str(c.nfe) for c in candidates)
     raise ValueError(f"{name} cannot make exactly {nfe} network calls on this grid; near it, it makes {possible}.")
+
+
+def nodes(
+    name: str,
+    process: Process,
+    grid: str | Callable[..., Grid] | None = None,
+    grid_options: dict[str, Any] | None = None,
+) -> Callable[[int], Grid]:
+    """The grid that `plan` would put a sampler on, as a function of the number of steps.
+
+    The recipe's final_zero applies to every grid, unless grid_options say otherwise.
+    """
+    recipe = _lookup("sampler", name, SAMPLERS | FITTED)
+    builder = grid if callable(grid) else _lookup("grid", grid or recipe.grid, GRIDS)
+    habit = {} if recipe.final_zero is None else {"final_zero": recipe.final_zero}
+    return lambda n: builder(process, n, **(habit | (grid_options or {})))
 
 
 def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:

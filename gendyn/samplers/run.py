@@ -62,16 +62,16 @@ def run(
     x_T = jnp.asarray(x_T)
     _check(plan, D, x_T.shape, key, noise)
     dtype = jnp.promote_types(x_T.dtype, jnp.float32)
-    if _is_leaf(D):
-        D = jax.tree_util.Partial(D)
+    D = as_argument(D)
     noise = None if plan.draws == 0 or noise is None else jnp.asarray(noise, dtype)
     key = key if plan.draws and noise is None else None
     return _execute(_cast(plan, dtype), D, x_T, key, noise, cond, observe)
 
 
-def _is_leaf(D: Any) -> bool:
+def as_argument(D: Callable[..., Any]) -> Callable[..., Any]:
+    """A denoiser as an argument of a compiled program: a pytree as it is, a plain function made one."""
     leaves = jax.tree.leaves(D)
-    return len(leaves) == 1 and leaves[0] is D
+    return jax.tree_util.Partial(D) if len(leaves) == 1 and leaves[0] is D else D
 
 
 def _cast(plan: SamplerPlan, dtype: Any) -> SamplerPlan:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from gendyn.processes import Process
 from gendyn.samplers.forms import FORMS, staged
 from gendyn.samplers.grids import Grid
 from gendyn.samplers.levels import Step, steps
 from gendyn.samplers.plan import Row, SamplerPlan, assemble
+from gendyn.tree import namespace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ TABLEAUX = {
 
 
 def deis_rk(process: Process, grid: Grid, *, method: str = "kutta3") -> SamplerPlan:
-    """DEIS rhoRK: Zhang and Chen 2023 (arXiv 2204.13902), eq. 16. One call per stage of `TABLEAUX[method]` and step.
+    """DEIS rhoRK: Zhang and Chen 2023 (arXiv 2204.13902). One call per stage of `TABLEAUX[method]` and step.
 
     A step out of pure noise or into a clean node is DDIM's, one call. "heun2" is EDM's deterministic sampler.
 
@@ -58,8 +57,8 @@ def dpm2(process: Process, grid: Grid, *, r: float = 0.5) -> SamplerPlan:
 
         rho_m = rho_s^{1-r} rho_e^r,    <eps> = (1 - 1/(2r)) eps_s + eps_m/(2r).
 
-    Two calls per step, one into a clean node. Algorithm 4 of Lu et al. 2022 (arXiv 2206.00927), that is,
-    `dpm_solver(order=2, kind="singlestep")` with the stage inside each step of the grid instead of at a node of it.
+    Two calls per step, one into a clean node. The rule of Lu et al. 2022 (arXiv 2206.00927), so equal to
+    `dpm_solver(order=2, kind="singlestep")`, with the stage inside each step of the grid instead of at a node of it.
 
     Example:
         >>> import gendyn as gd
@@ -70,7 +69,8 @@ def dpm2(process: Process, grid: Grid, *, r: float = 0.5) -> SamplerPlan:
         raise ValueError(f"the stage must lie inside the step, 0 < r <= 1; got {r}.")
 
     def tableau(step: Step) -> Tableau:
-        fraction = np.expm1(-r * step.h) / np.expm1(-step.h)
+        xp = namespace(step.h)
+        fraction = xp.expm1(-r * step.h) / xp.expm1(-step.h)
         return Tableau(a=((fraction,),), b=(1 - 1 / (2 * r), 1 / (2 * r)), order=2)
 
     rows = [row for step in steps(process, grid) for row in _rows(process, step, tableau(step))]
@@ -87,5 +87,7 @@ def _rows(process: Process, step: Step, tableau: Tableau) -> list[Row]:
 def _stage(process: Process, step: Step, coefficients: tuple[Any, ...]) -> tuple[Step, tuple[Any, ...]]:
     """The part of the step up to the stage, and the stage's weights, newest first and of sum one."""
     fraction = sum(coefficients)
-    part = step if fraction == 1 else step.until(process, -np.log1p(fraction * np.expm1(-step.h)))
+    xp = namespace(step.h)
+    whole = isinstance(fraction, int | float) and fraction == 1
+    part = step if whole else step.until(process, -xp.log1p(fraction * xp.expm1(-step.h)))
     return part, tuple(a / fraction for a in reversed(coefficients))

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from gendyn.phi import phi
 from gendyn.processes import Process
 from gendyn.samplers.dpm_solver import exponential_average, offsets, two_node
-from gendyn.samplers.forms import FORMS, STAY, Form, Update, Weights, recent, row
+from gendyn.samplers.forms import FORMS, Form, Update, Weights, predicted_corrected, recent
 from gendyn.samplers.grids import Grid
 from gendyn.samplers.levels import Step, refuse_ends, steps
 from gendyn.samplers.orders import LowerFinal, step_orders, true_order
@@ -67,10 +65,7 @@ def unipc(
     correct = [p.aged() for p in predict]
     if corrector:
         correct = [_corrector(FORMS[form], variant, taken, i, used) for i in range(len(taken))]
-    # Row i lands where step i starts: predicted to make the call, corrected after it; the last goes on to the end.
-    before, after = [STAY, *predict[:-1]], [STAY, *correct[:-1]]
-    after[-1] = after[-1].then(predict[-1])
-    rows = [row(FORMS[form], step, a, b) for step, a, b in zip(taken, after, before, strict=True)]
+    rows = predicted_corrected(FORMS[form], taken, predict, correct)
     converges = true_order(grid, max(used) + corrector, used)
     return assemble(process, rows, name=f"unip{'c' * corrector}_{order}_{variant}", order=converges)
 
@@ -82,7 +77,7 @@ def _predictor(form: Form, variant: Variant, taken: Sequence[Step], i: int, orde
 
 def _corrector(form: Form, variant: Variant, taken: Sequence[Step], i: int, orders: Sequence[int]) -> Update:
     """The same step with the new node, at offset 1, as newest output; a step out of pure noise is left as it is."""
-    if not np.isfinite(taken[i].h):
+    if taken[i].from_pure_noise:
         return form.update(taken[i], (1.0,)).aged()
     known = offsets([taken[i - j] for j in range(orders[i])])
     *old, new = _average(form.z(taken[i]), variant, [*known, 1.0])

@@ -269,12 +269,12 @@ def _reconstruct(folder: epath.Path, own: dict[str, Any], tracked: dict[str, Any
 
 def _snapshots(folder: epath.Path, tracked: dict[str, Any], before: int) -> dict[int, dict[str, Any]]:
     """Step -> the averages stored then; what cannot be read is passed over with a warning."""
-    store = Checkpoints(folder, read_only=True) if folder.exists() else None
-    found = {}
-    for step in store.steps() if store else []:
+    if not folder.exists():
+        return {}
+    store, found = Checkpoints(folder, read_only=True), {}
+    for step in [s for s in store.steps() if s < before]:
         try:
-            if step < before:
-                found[step] = store.item(step, "ema", tracked)
+            found[step] = store.item(step, "ema", tracked)
         except Exception as error:  # orbax raises many kinds for files cut short
             warnings.warn(f"snapshot {step} in {folder} is passed over: {first_line(error)}", stacklevel=2)
     return found

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from gendyn import distributed
 from gendyn.data import Source, batches
+from gendyn.networks import initialise
 from gendyn.training import ema
 from gendyn.training.experiment import Config, Experiment, resolve
 from gendyn.tree import pytree
@@ -100,25 +101,30 @@ def check_source(experiment: Experiment, source: Source) -> None:
 
 
 def init_state(experiment: Experiment, mesh: Mesh) -> TrainState:
-    """The first state, created inside one program with its final sharding."""
-    make = jax.jit(lambda: _first_state(experiment), out_shardings=distributed.replicated(mesh))
-    return make()
+    """The first state, every leaf born with its final sharding."""
+    whole = distributed.replicated(mesh)
+    params = initialise(experiment.network, _keys(experiment)[0], shardings=whole)
+    return jax.jit(lambda params: _first_state(experiment, params), out_shardings=whole)(params)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes and dtypes of the state; no memory."""
-    return jax.eval_shape(lambda: _first_state(experiment))
+    return jax.eval_shape(lambda: _first_state(experiment, experiment.network.init(_keys(experiment)[0])))
 
 
-def _first_state(experiment: Experiment) -> TrainState:
+def _keys(experiment: Experiment) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The parameters' key and the run's key."""
     key_params, key_run = jax.random.split(jax.random.key(experiment.seed))
-    params = experiment.network.init(key_params)
+    return key_params, key_run
+
+
+def _first_state(experiment: Experiment, params: Any) -> TrainState:
     return TrainState(
         params=params,
         opt_state=experiment.optimizer.init(params),
         ema=ema.start(params, experiment.ema),
         step=jnp.zeros((), jnp.int32),
-        key=key_run,
+        key=_keys(experiment)[1],
     )
 
 

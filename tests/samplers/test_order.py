@@ -71,17 +71,17 @@ def seeded(plan: SamplerPlan, grid) -> np.ndarray:
     nodes = node_of_state(plan, grid)
     startup = 1 + next(i for i in range(plan.window + 1, plan.rows) if nodes[i] > nodes[i - 1])
     x, history = on_path(grid.t[0]), [np.zeros((400, 2))] * plan.window
-
-    def mix(coefficients):
-        return sum(c * m for c, m in zip(coefficients, history))
-
     for i in range(plan.rows):
         if plan.call[i]:
             t = plan.t[i]
-            y = on_path(t) if i < startup else plan.ex[i] * x + mix(plan.em[i]) + plan.ec[i]
+            y = on_path(t) if i < startup else plan.ex[i] * x + dot(plan.em[i], history) + plan.ec[i]
             history = [plan.oy[i] * y + plan.om[i] * D(y, t), *history[:-1]]
-        x = on_path(grid.t[nodes[i]]) if i < startup else plan.sx[i] * x + mix(plan.sm[i]) + plan.sc[i]
+        x = on_path(grid.t[nodes[i]]) if i < startup else plan.sx[i] * x + dot(plan.sm[i], history) + plan.sc[i]
     return x
+
+
+def dot(coefficients, window):
+    return sum(c * w for c, w in zip(coefficients, window, strict=True))
 
 
 def slope(errors):
@@ -170,23 +170,19 @@ def moments(plan, process, start_mean, start_variance):
     x = start_mean * basis[0] + np.sqrt(start_variance) * basis[1]
     history, draws = [0 * x] * plan.window, [0 * x] * plan.draws
     for i in range(plan.rows):
-        draws = [basis[2 + i], *draws[:-1]] if plan.draws else []
-
-        def mix(side, i=i, draws=draws):
-            return (
-                getattr(plan, side + "m")[i] @ np.stack(history)
-                + (getattr(plan, side + "n")[i] @ np.stack(draws) if draws else 0.0)
-                + getattr(plan, side + "c")[i] * basis[0]
-            )
-
+        draws = [basis[2 + i], *draws][: plan.draws]
         if plan.call[i]:
-            y = plan.ex[i] * x + mix("e")
-            alpha, sigma = process.alpha(plan.t[i]), process.sigma(plan.t[i])
-            gain = alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
-            denoised = gain * y + (1 - gain * alpha) * MEAN * basis[0]
-            history = [plan.oy[i] * y + plan.om[i] * denoised, *history[:-1]]
-        x = plan.sx[i] * x + mix("s")
+            y = plan.ex[i] * x + dot(plan.em[i], history) + dot(plan.en[i], draws) + plan.ec[i] * basis[0]
+            history = [plan.oy[i] * y + plan.om[i] * posterior_mean(process, plan.t[i], y), *history[:-1]]
+        x = plan.sx[i] * x + dot(plan.sm[i], history) + dot(plan.sn[i], draws) + plan.sc[i] * basis[0]
     return np.array([x[0], x[1:] @ x[1:]])
+
+
+def posterior_mean(process, t, y):
+    """D of Gaussian data applied to the coefficients of an affine function: the offset enters in column 0."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    gain = alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
+    return gain * y + (1 - gain * alpha) * MEAN * np.eye(len(y))[0]
 
 
 def marginal(alpha, sigma):

@@ -1,0 +1,173 @@
+"""The state, the compiled step and `build`: devices, donation, accumulation, foreign networks, bad data."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gendyn as gd
+from gendyn.training import build, init_state
+
+STEPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoencoding:
+    """A loss without randomness: whatever differs between two runs of it is the training step's doing."""
+
+    process: gd.processes.Process = dataclasses.field(default_factory=gd.processes.EDM)
+
+    def __call__(self, network, params, key, data, cond):
+        return jnp.mean((network.apply(params, data, 0.5, cond) - data) ** 2, axis=1), {}
+
+
+def losses(experiment, mesh, steps=STEPS):
+    """(loss of every step, last state)."""
+    state, step, batches = build(experiment, mesh=mesh)
+    found = []
+    for batch in itertools.islice(batches, steps):
+        state, metrics = step(state, batch)
+        found.append(float(metrics["loss"]))
+    return np.array(found), state
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return gd.distributed.data_mesh()
+
+
+@pytest.fixture(scope="module")
+def autoencoding(Tiny):
+    return dataclasses.replace(Tiny(batch_size=32).experiment(), objective=Autoencoding())
+
+
+@pytest.fixture(scope="module")
+def full_batch(autoencoding, one):
+    return losses(autoencoding, one)
+
+
+def test_one_and_eight_devices_give_the_same_losses(Tiny, one, eight, bits):
+    """The noise belongs to the global batch; only the order of float32 sums differs (and Adam magnifies that where a
+    gradient is near zero, so parameters are compared on the scale of its step, 1e-2)."""
+    (a, state_a), (b, state_b) = losses(Tiny(), one), losses(Tiny(), eight)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state_b)} == {8}
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for name, leaf in bits(state_a.params).items():
+        np.testing.assert_allclose(bits(state_b.params)[name], leaf, atol=2e-4, err_msg=name)
+
+
+def test_first_state_is_the_same_on_any_mesh(Tiny, one, eight, bits):
+    a, b = (bits(init_state(Tiny().experiment(), mesh)) for mesh in (one, eight))
+    for name, leaf in a.items():
+        np.testing.assert_array_equal(b[name], leaf, err_msg=name)
+
+
+def test_averages_start_at_the_parameters(Tiny, one, bits):
+    state = init_state(Tiny().experiment(), one)
+    for average in state.ema:
+        for name, leaf in bits(average).items():
+            np.testing.assert_array_equal(leaf, bits(state.params)[name])
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_accumulation_equals_the_full_batch(autoencoding, full_batch, n, one, bits):
+    (a, state_a), (b, state_b) = full_batch, losses(dataclasses.replace(autoencoding, accumulate=n), one)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for name, leaf in bits(state_a.params).items():
+        np.testing.assert_allclose(bits(state_b.params)[name], leaf, atol=2e-4, err_msg=name)
+
+
+def test_state_is_donated_and_stays_on_the_devices(Tiny, eight, caplog):
+    """The compiled step reuses the state's memory; from the second step on nothing is compiled, and no step moves
+    anything between host and devices behind our back."""
+    state, step, batches = build(Tiny(), mesh=eight)
+    first, *others = itertools.islice(batches, STEPS)
+    memory = (state.params, state.opt_state, state.ema)
+    aliased = step.lower(state, first).compile().memory_analysis().alias_size_in_bytes
+    assert aliased >= sum(leaf.nbytes for leaf in jax.tree.leaves(memory))
+    with jax.transfer_guard("disallow"):
+        state, _ = step(state, first)
+        with jax.log_compiles():
+            for batch in others:
+                state, _ = step(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(memory))
+    assert "Compiling" not in caplog.text
+    assert int(state.step) == STEPS
+
+
+def test_batches_start_where_asked(Tiny, one):
+    from_zero = list(itertools.islice(build(Tiny(), mesh=one)[2], 4))
+    third = next(build(Tiny(), mesh=one, start=3)[2])
+    np.testing.assert_array_equal(third["data"], from_zero[3]["data"])
+
+
+def test_foreign_network_trains_like_a_built_in(Tiny, one):
+    """An (init, apply) pair of plain functions; the data is nearly a point per class, so its loss must fall."""
+
+    def init(key):
+        return {"w": jax.random.normal(key, (2, 2)), "classes": jnp.zeros((4, 2))}
+
+    def apply(params, x, label, cond):
+        return x @ params["w"] + params["classes"][cond]
+
+    experiment = dataclasses.replace(
+        Tiny(batch_size=64, steps=60).experiment(),
+        network=gd.networks.Network(init=init, apply=apply),
+        optimizer=optax.adam(0.1),
+    )
+    found, state = losses(experiment, one, steps=60)
+    assert found[-10:].mean() < 0.5 * found[:5].mean()
+    denoised = experiment.objective.denoiser(apply, state.params)(jnp.ones((8, 2)), 1.0, jnp.zeros(8, jnp.int32))
+    assert denoised.shape == (8, 2)
+
+
+def test_batch_must_divide_over_devices(Tiny):
+    with pytest.raises(ValueError, match=r"batch_size 20 does not divide over 8 devices; use 16 or 24"):
+        build(Tiny(batch_size=20))
+
+
+def test_micro_batches_must_divide_over_devices(Tiny):
+    with pytest.raises(ValueError, match=r"batch_size 24 .* 8 devices x 2 micro-batches; use 16 or 32"):
+        build(Tiny(batch_size=24, accumulate=2))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: gd.data.arrays(np.zeros((8, 3)), np.arange(8) % 3), r"shape \(2,\), but the source has \(3,\)"),
+        (lambda: gd.data.arrays(np.zeros((8, 2))), "3 classes, but the source has no labels"),
+        (lambda: gd.data.arrays(np.zeros((8, 2)), np.arange(8)), "3 classes, but the source has 8 classes"),
+        (lambda: [np.zeros(2)] * 8, r"source is a list.*gendyn\.data\.wrap"),
+    ],
+    ids=["shape", "unlabelled", "classes", "foreign"],
+)
+def test_data_other_than_declared_is_refused(Tiny, source, message):
+    with pytest.raises(ValueError, match=message):
+        build(dataclasses.replace(Tiny().experiment(), source=source))
+
+
+def test_empty_source_is_refused(Tiny):
+    class Nothing(type(Tiny().experiment().source())):
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ValueError, match="empty; training needs at least one example"):
+        build(Tiny(), source=Nothing())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"snapshot_every": 0}, "snapshot_every must be at least 1, or None"),
+        ({"accumulate": 3}, "batch_size 16 does not split into accumulate = 3"),
+        ({"ema": (0.05, 0.4)}, "EMA width"),
+    ],
+)
+def test_impossible_experiments_are_refused(Tiny, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(Tiny().experiment(), **change)
