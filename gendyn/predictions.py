@@ -148,9 +148,12 @@ class Identity:
 class EDMPreconditioner:
     """Unit variance in, unit variance out, at every noise level and on every Gaussian path.
 
-    With S = sigma^2 + alpha^2 sigma_data^2: scale = 1/sqrt(S), F = (sigma data/sigma_data - alpha sigma_data noise)/sqrt(S).
-    At alpha = 1 these are c_in, and F = (data - c_skip x)/c_out, of Karras et al. 2022 (arXiv 2206.00364), table 1;
-    written this way they stay finite where alpha = 0 or sigma = 0. The label is log(sigma/alpha)/4 = c_noise.
+    With S = sigma^2 + alpha^2 sigma_data^2,
+
+        scale = 1/sqrt(S),    F = (sigma data/sigma_data - alpha sigma_data noise)/sqrt(S),    label = log(sigma/alpha)/4.
+
+    At alpha = 1 these are c_in, (data - c_skip x)/c_out and c_noise of Karras et al. 2022 (arXiv 2206.00364), table 1;
+    written this way they stay finite where alpha = 0 or sigma = 0.
 
     Args:
         sigma_data: standard deviation of the data, 0.5 for images in [-1, 1].
@@ -228,7 +231,7 @@ def row(kind: str, precondition: Preconditioner, process: Process, t: Any) -> Ro
 
 
 def singular(kind: str, precondition: Preconditioner, process: Process, times: np.ndarray) -> np.ndarray:
-    """Which of these times (host, float64) the kind cannot be turned into a denoised at: its determinant is zero there."""
+    """Which of these times (host, float64) have determinant zero: no denoised can be had from the kind there."""
     times = np.asarray(times, np.float64)
     with np.errstate(all="ignore"):
         det = determinant(row(kind, precondition, process, times), *_state(process, times))

@@ -78,6 +78,6 @@ def concrete(what: str, *values: Any) -> None:
 
 
 def expand(coefficient: Any, like: Any) -> Any:
-    """Give a per-example value [batch] (or a scalar) trailing axes so that it broadcasts against `like` [batch, *data]."""
+    """A per-example value [batch] (or a scalar) with trailing axes, to broadcast against `like` [batch, *data]."""
     ndim = getattr(coefficient, "ndim", 0)
     return coefficient.reshape(coefficient.shape + (1,) * (like.ndim - ndim)) if ndim else coefficient

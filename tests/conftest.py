@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of parity and image data that accompanies the repository; tests that need it skip where it is absent."""
+    """Parity and image data that accompany the repository; tests that need them skip where they are absent."""
     folder = pathlib.Path(os.environ.get("GENDYN_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip("no shared data folder beside the repository (set GENDYN_SHARED)")

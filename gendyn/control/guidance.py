@@ -32,8 +32,7 @@ class Guided:
         inside = self._inside(t)
         if t.ndim:
             return self._guide(x, t, cond, jnp.where(inside, self.weight, 1.0))
-        guided = lambda: self._guide(x, t, cond, self.weight)
-        return jax.lax.cond(inside, guided, lambda: self.D(x, t, cond))
+        return jax.lax.cond(inside, lambda: self._guide(x, t, cond, self.weight), lambda: self.D(x, t, cond))
 
     def _inside(self, t: Array) -> Array:
         """Whether low < sigma/alpha <= high, compared in lam."""
@@ -52,9 +51,8 @@ class Guided:
             return self.D(x, t, cond), self.reference(x, t, cond)
         if cond is None:
             raise ValueError("classifier-free guidance needs cond= (for example the class of each sample); got None.")
-        join = lambda a, null: jnp.concatenate([a, jnp.broadcast_to(jnp.asarray(null, a.dtype), a.shape)])
         t = jnp.concatenate([t, t]) if jnp.ndim(t) else t
-        both = self.D(jnp.concatenate([x, x]), t, jax.tree.map(join, cond, self.null))
+        both = self.D(jnp.concatenate([x, x]), t, jax.tree.map(_with_null, cond, self.null))
         positive, negative = jnp.split(both, 2)
         return positive, negative
 
@@ -65,6 +63,11 @@ class Guided:
             if hasattr(model, "singular"):
                 bad |= model.singular(times)
         return bad
+
+
+def _with_null(cond: Array, null: Any) -> Array:
+    """The batch's conditions, then as many null ones."""
+    return jnp.concatenate([cond, jnp.broadcast_to(jnp.asarray(null, cond.dtype), cond.shape)])
 
 
 def cfg(
@@ -85,8 +88,8 @@ def cfg(
         D: conditional denoiser.
         weight: w, a number or one per sample, [batch].
         null: the condition that stands for none, shaped like one example's cond (for classes: `num_classes`).
-        interval: guide only where low < sigma/alpha <= high (Kynkaanniemi et al. 2024, arXiv 2404.07724); outside it D alone
-            is called, once.
+        interval: guide only where low < sigma/alpha <= high (Kynkaanniemi et al. 2024, arXiv 2404.07724); outside it
+            D alone is called, once.
         reference: a second denoiser instead of a null condition, see `autoguidance`.
         process: the path that turns t into sigma/alpha for `interval`; taken from D when it has one.
 

@@ -77,7 +77,8 @@ class Denoising:
         value = self.denoiser(_training_mode(network, key_network), params).output(x, t, cond)
         a, b = row(self.predicts, self.precondition, self.process, t)
         target = expand(a, data) * data + expand(b, data) * noise
-        error = jnp.mean((value.astype(jnp.promote_types(value.dtype, jnp.float32)) - target) ** 2, axis=tuple(range(1, data.ndim)))
+        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        error = jnp.mean((value - target) ** 2, axis=tuple(range(1, data.ndim)))
         weight = self.weight(self.process, t, determinant((a, b), self.process.alpha(t), self.process.sigma(t)))
         return weight * error, {"lam": self.process.lam(t), "error": error}
 

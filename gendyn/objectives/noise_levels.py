@@ -39,9 +39,10 @@ class _Independent:
 
 @constant
 class LogNormal(_Independent):
-    """log(sigma/alpha) ~ N(mean, std^2): Karras et al. 2022 (arXiv 2206.00364), table 1; (-1.2, 1.2) for pixel data of std 0.5.
+    """log(sigma/alpha) ~ N(mean, std^2): Karras et al. 2022 (arXiv 2206.00364), table 1.
 
-    For data of another scale sigma_data shift the mean by log(sigma_data/0.5).
+    The published (-1.2, 1.2) is for pixels with standard deviation 0.5; for data of another scale sigma_data shift the
+    mean by log(sigma_data/0.5).
     """
 
     mean: float = -1.2
@@ -53,9 +54,10 @@ class LogNormal(_Independent):
 
 @constant
 class LogitNormal(_Independent):
-    """The fraction of the clock from data to noise is sigmoid(N(mean, std^2)): Esser et al. 2024 (arXiv 2403.03206), eq. 19.
+    """The fraction of the clock from data to noise is sigmoid(N(mean, std^2)).
 
-    A positive mean favours noise; (0, 1) is the published choice for rectified flow.
+    Esser et al. 2024 (arXiv 2403.03206), section 3.1. A positive mean favours noise; (0, 1) is the published choice
+    for rectified flow.
     """
 
     mean: float = 0.0
@@ -79,7 +81,7 @@ class UniformT(_Independent):
 
 @constant
 class UniformLam(_Independent):
-    """lam = log(alpha/sigma) uniform between `low` and `high`; by default over noise levels sigma/alpha from 0.002 to 80."""
+    """lam = log(alpha/sigma) uniform between `low` and `high`: by default sigma/alpha from 0.002 to 80."""
 
     low: float = -float(np.log(80.0))
     high: float = -float(np.log(0.002))
@@ -92,7 +94,8 @@ class UniformLam(_Independent):
 class Cosine(_Independent):
     """Uniform in the angle phi with sigma/alpha = tan(phi): the cosine schedule's density, sech(lam)/pi in lam.
 
-    Nichol and Dhariwal 2021 (arXiv 2102.09672); Kingma and Gao 2023 (arXiv 2303.00848). `margin` keeps phi off both ends.
+    Nichol and Dhariwal 2021 (arXiv 2102.09672); Kingma and Gao 2023 (arXiv 2303.00848). `margin` keeps phi off both
+    ends.
     """
 
     margin: float = 1e-3
@@ -104,7 +107,7 @@ class Cosine(_Independent):
 
 @constant
 class Stratified:
-    """Any density with u_i = (i + U)/n mod 1, one shared offset U: the batch covers the levels evenly, at lower variance.
+    """Any density with u_i = (i + U)/n, one shared offset U: the batch covers the levels evenly, at lower variance.
 
     Kingma et al. 2021, "Variational Diffusion Models" (arXiv 2107.00630), appendix I.1. Each example alone still has
     the density of `levels`.

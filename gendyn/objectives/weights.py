@@ -71,7 +71,7 @@ class SoftMinSNR(_OfSNR):
 
 @constant
 class Sigmoid(_OfSNR):
-    """w = snr sigmoid(bias - log snr): Kingma and Gao 2023 (arXiv 2303.00848). Equal to SoftMinSNR with gamma = e^bias."""
+    """w = snr sigmoid(bias - log snr): Kingma and Gao 2023 (arXiv 2303.00848). SoftMinSNR with gamma = e^bias."""
 
     bias: float = 2.0
 
@@ -82,7 +82,7 @@ class Sigmoid(_OfSNR):
 
 @constant
 class Uniform:
-    """Unit weight on the squared error of one kind: the predicted kind itself, or `kind` ("velocity" for flow matching)."""
+    """Unit weight on the squared error of one kind: the predicted one, or `kind` ("velocity" for flow matching)."""
 
     kind: str | None = None
 

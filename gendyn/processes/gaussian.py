@@ -46,8 +46,8 @@ class GaussianPath:
     """
 
     gaussian_noise = True
-    """Whether the noise is Gaussian, so that the denoiser gives the score, (alpha denoised - x)/sigma^2, and Gaussian noise
-    added to a state keeps it on the path. A process with other noise says False, and plans that draw noise refuse it."""
+    """Whether the noise is Gaussian: the denoiser gives the score, (alpha denoised - x)/sigma^2, and a state stays on
+    the path when Gaussian noise is added. A process with other noise says False; plans that draw noise refuse it."""
 
     @property
     @abstractmethod

@@ -20,10 +20,10 @@ CELL = 2 * CLOCK_END / 2**DEPTH  # 2.4e-6 in lam: nodes are snapped to this latt
 def brownian(plan: SamplerPlan, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "rows batch *data"]:
     """The unit draws of a plan, cut from one path that depends on the key alone.
 
-    A Brownian motion W run on the clock e^{2 lam} is, divided by e^{lam}, the stationary Ornstein-Uhlenbeck process U(lam)
-    of unit variance and correlation e^{-|difference|}. The noise that the exact reverse-time SDE of a Gaussian path adds
-    between lam_s and lam_e is sigma_e (U(lam_e) - e^{-h} U(lam_s)), so row i, which owns the interval [a, b] of the plan's
-    `clock`, receives
+    A Brownian motion W run on the clock e^{2 lam} is, divided by e^{lam}, the stationary Ornstein-Uhlenbeck process
+    U(lam) of unit variance and correlation e^{-|difference|}. The noise that the exact reverse-time SDE of a Gaussian
+    path adds between lam_s and lam_e is sigma_e (U(lam_e) - e^{-h} U(lam_s)), so row i, which owns the interval [a, b]
+    of the plan's `clock`, receives
 
         (U(b) - e^{-(b - a)} U(a)) / sqrt(1 - e^{-2(b - a)}).
 

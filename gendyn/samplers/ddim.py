@@ -16,7 +16,7 @@ from gendyn.tree import namespace
 def first_order(step: Step) -> tuple[Any, Any]:
     """(sx, sm) of x_e = (sigma_e/sigma_s) x_s - alpha_e (e^{-h} - 1) D: the exact step for D constant.
 
-    Its limits are what one wants: alpha_s = 0 gives x_e = (sigma_e/sigma_s) x_s + alpha_e D, sigma_e = 0 gives alpha_e D.
+    Its limits: alpha_s = 0 gives x_e = (sigma_e/sigma_s) x_s + alpha_e D, and sigma_e = 0 gives alpha_e D.
     """
     return step.sigma_e / step.sigma_s, -step.alpha_e * namespace(step.h).expm1(-step.h)
 
@@ -24,11 +24,12 @@ def first_order(step: Step) -> tuple[Any, Any]:
 def ddim(process: Process, grid: Grid, *, eta: float = 0.0) -> SamplerPlan:
     """DDIM: Song et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502), eq. 12, on any path.
 
-        x_e = alpha_e D + sqrt(sigma_e^2 - s^2) eps + s z,     s = eta sigma_e sqrt(1 - e^{-2h}),     eps = (x_s - alpha_s D)/sigma_s.
+        x_e = alpha_e D + sqrt(sigma_e^2 - s^2) eps + s z,
+        s = eta sigma_e sqrt(1 - e^{-2h}),    eps = (x_s - alpha_s D)/sigma_s.
 
-    eta = 0 is deterministic (also DPM-Solver-1, UniP-1, DEIS order 0, Euler in sigma/alpha), eta = 1 is ancestral sampling.
-    One network call per step, order 1. Exact for point-mass data with any number of steps; a clean last node and a
-    first node with alpha = 0 are legal.
+    eta = 0 is deterministic (also DPM-Solver-1, UniP-1, DEIS order 0, Euler in sigma/alpha), eta = 1 is ancestral
+    sampling. One network call per step, order 1. Exact for point-mass data with any number of steps; a clean last node
+    and a first node with alpha = 0 are legal.
 
     Example:
         >>> import gendyn as gd
@@ -75,7 +76,7 @@ def _deterministic(step: Step) -> Row:
 
 
 def _row(step: Step, removed: Any, added: Any = None) -> Row:
-    """Noise of standard deviation `removed` taken out of the mean's eps and noise `added` (the same by default) put in."""
+    """Noise of std `removed` taken out of the mean's eps, and noise of std `added` (by default the same) put in."""
     xp = namespace(step.h)
     kept = xp.sqrt(step.sigma_e**2 - removed**2) / step.sigma_s
     return Row(

@@ -94,11 +94,10 @@ def _singlestep(
     orders: Sequence[int] | None = None,
 ) -> tuple[list[Row], int]:
     """The rows, and the order: 2S and 3S on groups of consecutive intervals."""
-    rows, first = [], 0
-    for size in groups(grid, order, orders):
-        rows += _group(form, taken[first : first + size], rule)
-        first += size
-    return rows, order
+    sizes = groups(grid, order, orders)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    rows = [row for i, size in zip(starts, sizes) for row in _group(form, taken[i : i + size], rule)]
+    return rows, true_order(grid, order, sizes)
 
 
 def _group(form: Form, intervals: Sequence[Step], rule: Rule) -> list[Row]:
@@ -171,5 +170,7 @@ def _build(
         raise ValueError(f"DPM-Solver exists for orders 1, 2 and 3; got {order}; unipc takes any order.")
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(KINDS)}.")
+    if choices.get("rule", "midpoint") not in SLOPES:
+        raise ValueError(f"unknown rule {choices['rule']!r}; choose one of {', '.join(SLOPES)}.")
     rows, true_order = KINDS[kind](FORMS[form], list(steps(process, grid)), grid, order=order, **choices)
     return assemble(process, rows, name=f"{name}_{order}{kind[0]}", order=true_order)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gendyn.phi import lagrange
 from gendyn.processes import Process
-from gendyn.samplers.forms import Update, predicted_corrected
+from gendyn.samplers.forms import Update, predicted_corrected, row
 from gendyn.samplers.grids import Grid
 from gendyn.samplers.levels import Step, refuse_ends, steps
 from gendyn.samplers.orders import LowerFinal, step_orders, true_order
@@ -71,11 +71,11 @@ def dpm_solver_v3(
 
         x_e = alpha_e e^{-L_e} [ x_s/alpha_s - int e^{L+S} (g + B) dlam ],    g = e^{-S} f - B,    B = int e^{-S} b dlam
 
-    exactly; only g is approximated, by the polynomial in lam through the newest outputs. What is remembered is f, which a
-    corrector leaves as it is. One network call per step. Coefficients are per element of the data.
+    exactly; only g is approximated, by the polynomial in lam through the newest outputs. What is remembered is f,
+    which a corrector leaves as it is. One network call per step. Coefficients are per element of the data.
 
-    l = 1, s = b = 0 is DPM-Solver++ (Taylor, curvature 2) and l = 0, s = -1, b = 0 is DPM-Solver in noise form; at order 1
-    both are DDIM. Exact at order 1 for data that is one Gaussian, with any number of steps.
+    l = 1, s = b = 0 is DPM-Solver++ (Taylor, curvature 2) and l = 0, s = -1, b = 0 is DPM-Solver in noise form; at
+    order 1 both are DDIM. Exact at order 1 for data that is one Gaussian, with any number of steps.
 
     Args:
         statistics: of the network that will be sampled, guidance included: `gd.samplers.statistics.estimate`.
@@ -87,7 +87,8 @@ def dpm_solver_v3(
         corrected: where the corrector acts, one of `CORRECTED`.
         orders: the predictor's order at each step, in place of the usual start-up.
         lower_order_final: True (as published), False, or "short": on fewer than ten steps.
-        quadrature: GAUSS, exact between nodes of the tables; TRAPEZOID with `statistics.snap(grid)` is the published code.
+        quadrature: GAUSS, exact between nodes of the tables; TRAPEZOID with `statistics.snap(grid)` is the published
+        code.
 
     Raises:
         ValueError: a grid that touches pure noise or clean data; statistics of another path, range or shape.
@@ -104,14 +105,19 @@ def dpm_solver_v3(
     statistics.require(grid)
     taken, used = list(steps(process, grid)), step_orders(grid, order, orders, lower_order_final=lower_order_final)
     form = _Form(statistics=statistics, lam=grid.lam, quadrature=quadrature)
-    extra = int(corrector_taylor == "pseudo")
     predict = [form.step(step, _backwards(i, used[i]), predictor_taylor) for i, step in enumerate(taken)]
-    correct = [update.aged() for update in predict]
-    for i, step in enumerate(taken[:-1]):
-        outputs = used[i] + extra
-        if corrector and outputs > 1 and CORRECTED[corrected](process, grid.lam[i + 1]):
-            correct[i] = form.correction(step, outputs, corrector_taylor)
-    rows = predicted_corrected(form, taken, predict, correct)
+    outputs = [count + (corrector_taylor == "pseudo") for count in used]
+    acts = [
+        corrector and count > 1 and CORRECTED[corrected](process, lam)
+        for count, lam in zip(outputs[:-1], grid.lam[1:-1], strict=True)
+    ]
+    rows = [row(form, step, update) for step, update in zip(taken, predict, strict=True)]
+    if any(acts):
+        correct = [
+            form.correction(step, outputs[i], corrector_taylor) if act else predict[i].aged()
+            for i, (step, act) in enumerate(zip(taken[:-1], acts, strict=True))
+        ]
+        rows = predicted_corrected(form, taken, predict, correct)
     converges = _order(order, predictor_taylor, corrector and corrected == "everywhere", corrector_taylor)
     name = f"dpm_solver_v3_{order}{'' if corrector else '_uncorrected'}"
     return assemble(process, rows, name=name, order=true_order(grid, converges, used))
@@ -186,8 +192,9 @@ PRESETS: dict[str, dict[int, dict[str, Any]]] = {
     "stable_diffusion": GUIDED,
     "stable_diffusion_strong": STRONGLY_GUIDED,
 }
-"""Published settings: name -> {least NFE: arguments of `gendyn.plan`}. What is not named is the default. Two differ from
-it only in their statistics: "imagenet256_guided" used l = 1; "stable_diffusion_strong" is for guidance of 5 and more."""
+"""Published settings: name -> {least NFE: arguments of `gendyn.plan`}. What is not named is the default. Two differ
+from it only in their statistics: "imagenet256_guided" used l = 1; "stable_diffusion_strong" is for guidance of 5 and
+more."""
 
 
 def preset(name: str, nfe: int) -> dict[str, Any]:

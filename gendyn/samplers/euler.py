@@ -12,7 +12,8 @@ from gendyn.samplers.plan import Row, SamplerPlan, assemble
 
 
 def euler(process: Process, grid: Grid) -> SamplerPlan:
-    """x_e = x_s + (t_e - t_s) velocity(x_s, t_s), velocity = alpha' D + sigma' eps: what flow-matching code calls Euler.
+    """x_e = x_s + (t_e - t_s) velocity(x_s, t_s), velocity = alpha' D + sigma' eps: what flow-matching code calls
+    Euler.
 
     One call per step, order 1. On EDM's clock and on rectified flow it coincides with DDIM, being linear in t there;
     on curved clocks (VP, GVP) it does not. Into a clean node that the clock does not reach (VE), and out of

@@ -12,15 +12,16 @@ from gendyn.samplers.plan import Row, SamplerPlan, assemble
 
 
 def euler_maruyama(process: Process, grid: Grid, *, kappa: float = 1.0) -> SamplerPlan:
-    """Euler-Maruyama on t: Song et al. 2021 (arXiv 2011.13456), reverse SDE (eq. 6), noise level kappa, last step noiseless.
+    """Euler-Maruyama on t, last step noiseless: Song et al. 2021 (arXiv 2011.13456), reverse SDE of eq. 6.
 
-        x_e = x_s + (t_e - t_s) velocity(x_s, t_s) + kappa^2 q (alpha D - x_s) + kappa sigma sqrt(2 q) z,    q = (t_e - t_s) dlam/dt,
+        x_e = x_s + (t_e - t_s) velocity(x_s, t_s) + kappa^2 q (alpha D - x_s) + kappa sigma sqrt(2 q) z,
 
-    everything taken at s. That is dx = (f x - (1 + kappa^2)/2 g^2 score) dt + kappa g dW in either direction of the clock,
-    since g^2 |dt| = 2 sigma^2 q. One call per step, weak and strong order 1; kappa = 0 is `euler`.
+    all taken at s, with q = (t_e - t_s) dlam/dt > 0. That is dx = (f x - (1 + kappa^2)/2 g^2 score) dt + kappa g dW, in
+    either direction of the clock, since g^2 |dt| = 2 sigma^2 q. One call per step, weak and strong order 1.
 
-    The last step adds no noise, as published. Out of pure noise and into a clean node, where the drift is infinite or the
-    clock does not reach, the exact step for a constant D is taken. Draws follow the clock kappa^2 lam (`exponential_sde`).
+    kappa = 0 is `euler` inside the clock. The last step adds no noise, as published. Out of pure noise and into a clean
+    node, where the drift is infinite or the clock does not reach, the step is the exact one for a constant D. Draws
+    follow the clock kappa^2 lam (see `exponential_sde`).
 
     Args:
         kappa: scale of dW: 1 is the time reversal, 0 the probability flow; eta = kappa^2 in `sde_dpmpp` and `seeds`.

@@ -1,7 +1,7 @@
 """The reverse-time SDEs of a Gaussian path, and exponential integrators for them.
 
-The marginals of a path are shared by a family of SDEs that run from noise to data, one for each noise level eta >= 0 (0 is
-the probability flow, 1 the time reversal of the forward process). In lam = log(alpha/sigma), with rho = sigma/alpha,
+The marginals of a path are shared by a family of SDEs that run from noise to data, one for each noise level eta >= 0
+(0 is the probability flow, 1 the time reversal of the forward process). With lam = log(alpha/sigma), rho = sigma/alpha,
 
     d(x/sigma) = ((1 + eta) e^{lam} D - eta x/sigma) dlam + sqrt(2 eta) dW       data form
     d(x/alpha) = -(1 + eta) rho eps dlam + sqrt(2 eta) rho dW                    noise form
@@ -9,12 +9,13 @@ the probability flow, 1 the time reversal of the forward process). In lam = log(
 on every process alike. On the process's own clock these are dx = (f x - (1 + kappa^2)/2 g^2 score) dt + kappa g dW with
 eta = kappa^2. What is linear is solved exactly, as in `gendyn.samplers.forms`, and the noise of a step with it:
 
-    data form     x_e = (sigma_e/sigma_s) e^{-eta h} x_s + alpha_e (1 - e^{-(1 + eta) h}) <D> + sigma_e sqrt(1 - e^{-2 eta h}) z
-    noise form    x_e = (alpha_e/alpha_s) x_s + (1 + eta) alpha_e (rho_e - rho_s) <eps> + alpha_e sqrt(eta (rho_s^2 - rho_e^2)) z
+    x_e = (sigma_e/sigma_s) e^{-eta h} x_s + alpha_e (1 - e^{-(1 + eta) h}) <D> + sigma_e sqrt(1 - e^{-2 eta h}) z
+    x_e = (alpha_e/alpha_s) x_s + (1 + eta) alpha_e (rho_e - rho_s) <eps> + alpha_e sqrt(eta (rho_s^2 - rho_e^2)) z
 
-In data form x/sigma is an Ornstein-Uhlenbeck process on the clock eta lam (W run on e^{2 eta lam}), which is the clock of these
-rows: with `samplers.brownian` a constant D gives one and the same path whatever the grid. The noise form runs on that clock
-too, where its own increments agree with the draws up to a correlation 1 - O(h^2), so that it converges along the same paths.
+In data form x/sigma is an Ornstein-Uhlenbeck process on the clock eta lam (a Brownian motion run on e^{2 eta lam}),
+which is the clock of these rows: with `samplers.brownian`, a constant D gives one and the same path whatever the grid.
+The noise form runs on that clock too; its own increments have correlation 1 - O(h^2) with these draws, so that it
+converges along the same paths.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class StochasticForm(Form, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class StochasticData(DataForm):
-    """Data form at noise level eta; `DataForm` at eta = 0. Legal at alpha_s = 0, where x_s is forgotten, and at sigma_e = 0."""
+    """Data form at noise level eta; `DataForm` at eta = 0. Legal at alpha_s = 0, forgetting x_s, and at sigma_e = 0."""
 
     eta: float
 
@@ -100,8 +101,8 @@ def one_stage(form: StochasticForm, step: Step) -> list[Row]:
 def two_stages(process: Process, form: StochasticForm, step: Step) -> list[Row]:
     """The exponential midpoint rule: the output at lam_s + h/2 stands for the average, on the step's own noise path.
 
-    The stage is reached with the noise z_1 of the first half; the step's noise is z_1 carried on, plus z_2 of the second
-    half. Drawing the step's noise anew, independent of the stage's, would lower the weak order to one.
+    The stage is reached with the noise z_1 of the first half; the step's noise is z_1 carried on, plus z_2 of the
+    second half. Drawing the step's noise anew, independent of the stage's, would lower the weak order to one.
     """
     part = step.until(process, 0.5 * step.h)
     rest = dataclasses.replace(
@@ -125,11 +126,12 @@ def seeds(
 ) -> SamplerPlan:
     """SEEDS: Gonzalez et al. 2023 (arXiv 2305.14267); exponential integrators of the reverse SDE with `order` stages.
 
-    SEEDS-1 freezes the output at the start of the step, SEEDS-2 takes it at the middle in lam, with one draw for each half
-    of the step. The published solvers are the noise form at eta = 1; the data form of order 2 is SDE-DPM-Solver++ in one
-    step, `sde_dpmpp(kind="singlestep")`. Weak order as asked; strong order one, the noise being additive.
+    SEEDS-1 freezes the output at the start of the step, SEEDS-2 takes it at the middle in lam, with one draw for each
+    half of the step. The published solvers are the noise form at eta = 1; the data form of order 2 is SDE-DPM-Solver++
+    in single steps, `sde_dpmpp(kind="singlestep")`. Weak order as asked; strong order one, the noise being additive.
 
-    A step out of pure noise or into a clean node is the first-order data form, exact for a constant D. One call per stage.
+    Out of pure noise and into a clean node the step is of first order in data form, exact for a constant D. One call
+    per stage.
 
     Args:
         order: 1 or 2, the number of stages.

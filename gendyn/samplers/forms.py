@@ -126,9 +126,11 @@ def predicted_corrected(
 
     Args:
         predict: step i, from history that ends with the output at its start.
-        correct: step i once more, with the output at its end as newest; `predict[i].aged()` leaves it as it was.
+        correct: step i once more, with the output at its end as newest; `predict[i].aged()` leaves it as it was. That
+            of
+            the last step is not used.
     """
-    before, after = [STAY, *predict[:-1]], [STAY, *correct[:-1]]
+    before, after = [STAY, *predict[:-1]], [STAY, *correct[: len(taken) - 1]]
     after[-1] = after[-1].then(predict[-1])
     return [row(form, step, a, b) for step, a, b in zip(taken, after, before, strict=True)]
 

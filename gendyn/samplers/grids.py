@@ -8,8 +8,9 @@ A builder is `(process, n, ...) -> Grid` with n steps, n + 1 nodes, in float64 o
     shift           multiplies sigma/alpha of every node after the first: the resolution shift of Esser et al. 2024
                     (arXiv 2403.03206), which on rectified flow reads t' = c t/(1 + (c - 1) t) from the data end.
 
-Paths that reach pure noise or clean data (rectified flow, GVP) have infinite lam there. Grids spaced in t may touch those ends;
-grids spaced in lam use EDM's range of noise levels, sigma/alpha from 80 down to 0.002, unless told otherwise.
+Paths that reach pure noise or clean data (rectified flow, GVP) have infinite lam there. Grids spaced in t may touch
+those ends; grids spaced in lam use EDM's range of noise levels, sigma/alpha from 80 down to 0.002, unless told
+otherwise.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Grid:
     Attributes:
         t: times on the process's clock, [n + 1]; nan at a clean last node that the clock does not reach.
         alpha, sigma: the path's coefficients at the nodes; (1, 0) at a clean last node.
+            While a grid is tuned, all three are tuples: ends that stay are numbers, nodes that move are traced.
         process: the path the grid belongs to.
     """
 
@@ -44,7 +46,7 @@ class Grid:
 
     @property
     def steps(self) -> int:
-        return self.t.shape[0] - 1
+        return len(self.t) - 1
 
     @property
     def lam(self) -> np.ndarray:
@@ -85,8 +87,8 @@ def _make(process: Process, times: np.ndarray, name: str, append_clean: bool = F
     if not (np.diff(ratio) < 0).all():
         where = int(np.flatnonzero(np.diff(ratio) >= 0)[0])
         raise ValueError(
-            f"grid {name}: nodes must run strictly from noise to data, but node {where + 1} (t = {times[where + 1]:g}) is not "
-            f"cleaner than node {where} (t = {times[where]:g}); check the order and remove duplicates."
+            f"grid {name}: nodes must run strictly from noise to data, but node {where + 1} (t = {times[where + 1]:g}) "
+            f"is not cleaner than node {where} (t = {times[where]:g}); check the order and remove duplicates."
         )
     return grid
 
@@ -106,10 +108,11 @@ def _ends(process: Process, t_start: Any, t_end: Any, final_zero: bool | None, f
             end = float(process.t_of_lam(LAM_RANGE[1]))
         ends = start if t_start is None else float(t_start), end if t_end is None else float(t_end)
         if finite and not all(np.isfinite(process.lam(t)) for t in ends):
+            which = "clean data" if np.isfinite(process.lam(ends[0])) else "pure noise"
             raise ValueError(
-                f"this spacing needs finite lam = log(alpha/sigma) at both ends, but {process} reaches "
-                f"{'pure noise' if not np.isfinite(process.lam(ends[0])) else 'clean data'} at t = {ends[0]:g} .. {ends[1]:g}; "
-                "pass t_start=/t_end= strictly inside, and final_zero=True for a clean last node."
+                f"this spacing needs finite lam = log(alpha/sigma) at both ends, but between t = {ends[0]:g} and "
+                f"{ends[1]:g} {process} reaches {which}; pass t_start=/t_end= strictly inside, and final_zero=True "
+                "for a clean last node."
             )
     return ends
 
@@ -274,7 +277,7 @@ def polyexponential(
     final_zero: bool | None = True,
     shift: float = 1.0,
 ) -> Grid:
-    """log(sigma/alpha) follows (1 - u)^exponent: k-diffusion's polyexponential schedule; exponent 1 is `uniform_lam`."""
+    """log(sigma/alpha) follows (1 - u)^exponent: k-diffusion's polyexponential grid; exponent 1 is `uniform_lam`."""
 
     concrete("a time grid", exponent)
 

@@ -18,7 +18,8 @@ from gendyn.samplers.plan import Row, SamplerPlan, assemble
 class Churn:
     """Noise added before each step: EDM's S_churn, S_min, S_max, S_noise, the levels in sigma/alpha.
 
-    Karras et al. 2022 (arXiv 2206.00364), algorithm 2: gamma = min(amount/n, sqrt(2) - 1) where low <= sigma/alpha <= high.
+    Karras et al. 2022 (arXiv 2206.00364), algorithm 2: gamma = min(amount/n, sqrt(2) - 1) where low <= sigma/alpha <=
+    high.
     """
 
     amount: float

@@ -1,9 +1,9 @@
-"""Langevin corrections: with tabulated steps as rows of a plan, and the published one, whose step follows the score's norm.
+"""Langevin corrections: rows with tabulated steps, and the published one, whose step follows the score's norm.
 
-At a fixed noise level, Langevin dynamics dx = score dtau + sqrt(2) dW leaves the marginal alone and forgets errors. In units of
-sigma^2 it pulls x towards alpha D and replaces the noise that is lost:
+At a fixed noise level, Langevin dynamics dx = score dtau + sqrt(2) dW leaves the marginal alone and forgets errors: it
+pulls x towards alpha D and replaces the noise that is lost. Over a time tau = q sigma^2, exactly for a constant D,
 
-    x <- e^{-q} x + (1 - e^{-q}) alpha D + sigma sqrt(1 - e^{-2 q}) z,        q = tau/sigma^2, exact for a constant D.
+    x <- e^{-q} x + (1 - e^{-q}) alpha D + sigma sqrt(1 - e^{-2 q}) z.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from gendyn.samplers.splitting import Solver, crossing, rows_of, silent
 def langevin(
     process: Process, grid: Grid, *, solver: Solver = ddim, rate: float | Sequence[float] = 0.5
 ) -> SamplerPlan:
-    """Predictor-corrector with tabulated steps: one step of a deterministic solver, then one Langevin correction of size q = rate h.
+    """Predictor-corrector with tabulated steps: a step of a deterministic solver, then a Langevin correction.
 
-    Langevin time in proportion to the step in lam makes the sampler converge, at order 1, to the reverse SDE of noise level
-    eta = rate: a corrector is that SDE, split. (A size that does not shrink with the step keeps a bias of its own order.)
+    The correction has size q = rate h. In proportion to the step in lam, it makes the sampler converge, at order 1, to
+    the reverse SDE of noise level eta = rate: a corrector is that SDE, split. (A size that does not shrink with the
+    step keeps a bias of its own order.) Its draws follow the clock of that SDE (`exponential_sde`).
+
     One call more than the solver per step; no correction after a step out of pure noise, or at a clean node.
 
     Args:
@@ -82,14 +84,14 @@ def run_with_langevin(
     repeats: int = 1,
     cond: Any = None,
 ) -> Float[Array, "batch *data"]:
-    """The published predictor-corrector: Song et al. 2021 (arXiv 2011.13456), algorithms 2 and 3 with table 5's step size.
+    """The published predictor-corrector: Song et al. 2021 (arXiv 2011.13456), algorithms 2 to 5.
 
         x <- x + eps score + sqrt(2 eps) z,      eps = 2 (snr |z|/|score|)^2,
 
-    `repeats` times at every node before the plan's row leaves it. Not a plan, because the step size is known only when the score
-    is; norms are averaged over the batch, as published, so that an example depends on its neighbours. (The published code
-    for VP also multiplies eps by 1 - beta, between 0.98 and 1.) Where the score has its usual norm sqrt(d)/sigma, eps is
-    2 snr^2 sigma^2, so `langevin` with q = 2 snr^2 is the same correction with a tabulated step.
+    `repeats` times at every node before the plan's row leaves it. Not a plan, because the step size is known only when
+    the score is; norms are averaged over the batch, as published, so that an example depends on its neighbours. (The
+    published code for VP also multiplies eps by 1 - beta, between 0.98 and 1.) Where the score has its usual norm
+    sqrt(d)/sigma, eps is 2 snr^2 sigma^2: the correction of `langevin` with q = 2 snr^2.
 
     Args:
         plan: the predictor, one call and one row per step: ancestral, ddim(eta=1), euler_maruyama, ...
@@ -110,8 +112,8 @@ def run_with_langevin(
     if not np.all(plan.call) or plan.window > 1 or plan.draws > 1:
         raise ValueError(
             f"the predictor must have one row and one call per step, without memory; {plan.name} has {plan.rows} rows, "
-            f"{plan.nfe} calls and a window of {plan.window}: use ancestral, ddim or euler_maruyama, or put corrections "
-            "in a plan with gendyn.samplers.langevin."
+            f"{plan.nfe} calls and a window of {plan.window}: use ancestral, ddim or euler_maruyama, or put "
+            "corrections in a plan with gendyn.samplers.langevin."
         )
     levels = (plan.process.alpha(plan.t), plan.process.sigma(plan.t))
     return _corrected(dataclasses.replace(plan, info=None), levels, as_argument(D), x_T, key, snr, cond, repeats)

@@ -69,12 +69,11 @@ def steps(process: Process, grid: Grid) -> Iterator[Step]:
         raise ValueError(
             f"the grid was made for {grid.process}, the solver for {process}: build both from one process."
         )
-    xp = namespace(grid.t)
-    if xp is np:
+    if namespace(*grid.t) is np:
         concrete("a sampler plan", grid.t)
     with np.errstate(divide="ignore"):
-        lam = xp.log(grid.alpha) - xp.log(grid.sigma)
-    clock = xp.clip(lam, -CLOCK_END, CLOCK_END)
+        lam = [namespace(a).log(a) - namespace(s).log(s) for a, s in zip(grid.alpha, grid.sigma, strict=True)]
+    clock = [namespace(level).clip(level, -CLOCK_END, CLOCK_END) for level in lam]
     for i in range(grid.steps):
         j = i + 1
         yield Step(

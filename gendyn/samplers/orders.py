@@ -72,8 +72,8 @@ def groups(grid: Grid, order: int, orders: Sequence[int] | None = None) -> tuple
     """How a singlestep solver divides the grid: each group of intervals is one step, with a call at each of its nodes.
 
     By default as few groups as possible, as even as possible, larger ones first, so that no step falls more than one
-    order below the rule; intervals that touch pure noise or a
-    clean node stand alone. `fast_orders` is the published division.
+    order below the rule; intervals that touch pure noise or a clean node stand alone. `fast_orders` is the published
+    division.
     """
     require_order(order, grid.steps)
     head, tail = [1] * grid.from_pure_noise, [1] * grid.clean
@@ -81,9 +81,9 @@ def groups(grid: Grid, order: int, orders: Sequence[int] | None = None) -> tuple
         inner = grid.steps - len(head) - len(tail)
         count = -(-inner // order)
         orders = [*head, *(inner // count + (j < inner % count) for j in range(count)), *tail][: grid.steps]
-    if sum(orders) != grid.steps or min(orders) < 1:
+    if sum(orders) != grid.steps or not all(1 <= size <= order for size in orders):
         raise ValueError(
-            f"singlestep orders= must be positive and add up to the grid's {grid.steps} steps; got {orders}."
+            f"singlestep orders must lie in 1..{order} and add up to the grid's {grid.steps} steps; got {orders}."
         )
     if (head and orders[0] != 1) or (tail and orders[-1] != 1):
         raise ValueError(f"a singlestep step out of pure noise or into a clean node has order 1; got orders={orders}.")

@@ -207,8 +207,8 @@ def assemble(process: Process, rows: Sequence[Row], *, name: str, order: int, no
     draws = max(max(len(row.en), len(row.sn)) for row in rows)
     if draws and not process.gaussian_noise:
         raise ValueError(
-            f"{name} adds Gaussian noise to the state, which leaves the path of {process}, whose noise is not Gaussian (its "
-            "denoiser gives no score); use a deterministic sampler: ddim, heun, dpmpp, unipc, deis, ..., or eta=0."
+            f"{name} adds Gaussian noise to the state, but the noise of {process} is not Gaussian (its denoiser gives "
+            "no score); use a deterministic sampler: ddim, heun, dpmpp, unipc, deis, ..., or eta=0."
         )
 
     def scalar(value: Any) -> Any:

@@ -92,11 +92,14 @@ def _check(plan: SamplerPlan, D: Any, shape: tuple[int, ...], key: Any, noise: A
         raise ValueError(f"noise must have shape {(plan.rows, *shape)} (rows, *x_T.shape); got {np.shape(noise)}.")
     if plan.data_shape and plan.data_shape != tuple(shape[1:]):
         raise ValueError(f"this plan's coefficients are for data of shape {plan.data_shape}; x_T is {tuple(shape)}.")
+    if not isinstance(plan.t, jax.Array):
+        refuse_singular(D, np.asarray(plan.t)[np.asarray(plan.call)])
+
+
+def refuse_singular(D: Any, times: np.ndarray) -> None:
+    """Refuse, in words, times at which a wrapped network does not determine the denoised."""
     singular = getattr(D, "singular", None)
-    if singular is None or isinstance(plan.t, jax.Array):
-        return
-    times = np.asarray(plan.t)[np.asarray(plan.call)]
-    bad = times[singular(times)]
+    bad = times[:0] if singular is None else times[singular(times)]
     if len(bad):
         raise ValueError(
             f"this network's prediction does not determine the denoised at t = {bad[0]:g} (for example eps where "

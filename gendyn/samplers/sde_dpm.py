@@ -17,23 +17,24 @@ from gendyn.samplers.plan import Row, SamplerPlan, assemble
 def sde_dpmpp(
     process: Process, grid: Grid, *, order: int = 2, kind: Kind = "multistep", eta: float = 1.0, **choices: Any
 ) -> SamplerPlan:
-    """SDE-DPM-Solver++: Lu et al. 2022 (arXiv 2211.01095), section 5, eq. 18-19, with k-diffusion's eta and third order.
+    """SDE-DPM-Solver++: Lu et al. 2022 (arXiv 2211.01095), with k-diffusion's eta and third order.
 
         x_e = (sigma_e/sigma_s) e^{-eta h} x_s + alpha_e (1 - e^{-(1 + eta) h}) <D> + sigma_e sqrt(1 - e^{-2 eta h}) z,
 
-    <D> guessed from past outputs (multistep) or from one stage at the middle of the step (singlestep) exactly as in `dpmpp`,
-    with (1 + eta) h in the place of h. Multistep makes one call per step, singlestep of order 2 two, and two draws: it is
-    k-diffusion's dpmpp_sde at eta = 1, with stage and step on one noise path.
+    <D> guessed from past outputs (multistep) or from a stage at the middle of the step (singlestep) as in `dpmpp`, with
+    (1 + eta) h in the place of h. Multistep makes one call per step; singlestep of order 2 makes two calls and two
+    draws: k-diffusion's dpmpp_sde at eta = 1, with stage and step on one noise path.
 
-    eta = 0 is `dpmpp`. Weak order as asked up to 2, which no reuse of outputs raises; strong order one, the noise being additive.
-    A constant D is crossed exactly, on any grid along the same path (see `exponential_sde`). A clean last node and a first
-    node with alpha = 0 are legal, and first order there.
+    eta = 0 is `dpmpp`. Weak order as asked up to 2, which no reuse of past outputs raises; strong order one, the
+    noise being additive. A constant D is crossed exactly, on any grid along the same path (see `exponential_sde`). A
+    clean last node and a first node with alpha = 0 are legal, and first order there.
 
     Args:
         order: 1, 2 or 3; singlestep: 1 or 2.
         kind: "multistep" (2M, 3M) or "singlestep".
-        eta: noise level of the SDE: 1 is the time reversal. The square of DDIM's eta when both are small.
-        choices: multistep: rule, curvature, orders, lower_order_final, as in `dpmpp`; k-diffusion's 3M starts with rule="taylor".
+        eta: noise level of the SDE, 1 for the time reversal; for short steps, the square of DDIM's eta.
+        choices: multistep only: rule, curvature, orders, lower_order_final, as in `dpmpp`. k-diffusion's 3M has
+            rule="taylor", lower_order_final=False.
 
     Example:
         >>> import gendyn as gd
@@ -63,7 +64,9 @@ def _singlestep(
     process: Process, form: StochasticData, taken: Sequence[Step], grid: Grid, order: int
 ) -> tuple[list[Row], int]:
     if order == 3:
-        raise ValueError('SDE-DPM-Solver++ in single steps exists for orders 1 and 2; use kind="multistep" for order 3.')
+        raise ValueError(
+            'SDE-DPM-Solver++ in single steps exists for orders 1 and 2; use kind="multistep" for order 3.'
+        )
     return [row for step in taken for row in exponential_rows(process, form, step, order)], order
 
 

@@ -1,7 +1,7 @@
 """Samplers split in two moves per step: one step of any deterministic solver, and Gaussian noise.
 
-A solver of the probability flow that needs no past steps is a plan on a grid of one step; its rows can be spliced into
-any other plan. That is all that ancestral sampling and Langevin corrections ask of it.
+A solver of the probability flow that needs no past steps is a plan on a grid of one step, and its rows can be spliced
+into any other plan. That is all that ancestral sampling and Langevin corrections ask of it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def crossing(process: Process, solver: Solver, step: Step) -> SamplerPlan:
     t, alpha, sigma = (np.asarray(pair, np.float64) for pair in ends)
     plan = solver(process, Grid(t=t, alpha=alpha, sigma=sigma, process=process))
     if plan.draws:
-        raise ValueError(f"the solver to be split must be deterministic, but {plan.name} draws noise: pass it with eta=0.")
+        raise ValueError(
+            f"the solver to be split must be deterministic, but {plan.name} draws noise: pass it with eta=0."
+        )
     return plan
 
 
@@ -59,12 +61,12 @@ def ancestral_split(process: Process, grid: Grid, *, solver: Solver = ddim, eta:
         rho_up = eta rho_e sqrt(1 - rho_e^2/rho_s^2),    rho_down^2 = rho_e^2 - rho_up^2:
         y_down = one step of the solver from rho_s to rho_down;    y_e = y_down + rho_up z.
 
-    Both moves preserve the path's marginals, so their error is the solver's own: order as the solver's on marginals, one call
-    per call of the solver. With `ddim` this is `ddim(eta)`, that is euler_ancestral; at eta = 0 it is the solver. Into a clean
-    node it is the solver. The solver's last evaluation may lie at rho_down, below the grid's last node.
+    Both moves keep to the path's marginals, so the error of these is the solver's own, and so are order and calls. With
+    `ddim` this is `ddim(eta)`, k-diffusion's euler_ancestral. At eta = 0, and into a clean node, it is the solver. A
+    solver that evaluates at the end of its step does so at rho_down, which may lie below the grid's last node.
 
-    The clock of the draws is eta^2 lam, on which the sampler converges along one path to the SDE of that noise level; for
-    eta = 1 and a constant D it follows that path exactly.
+    The clock of the draws is eta^2 lam, on which the sampler converges along one path to the SDE of that noise level;
+    for eta = 1 and a constant D it follows that path exactly.
 
     Args:
         solver: (process, grid of one step) -> deterministic plan: ddim, heun, dpm2, deis_rk, a partial of them.

@@ -141,8 +141,8 @@ def study(
 
 def _span(process: Process, each: SamplerPlan, **ends: Any) -> tuple[float, float]:
     """First node of the plan, and the last one above zero, where the reference ends (then one denoising step)."""
-    end = process.interval[1]
-    end = ends.get("t_end") if ends.get("t_end") is not None else end
+    asked = ends.get("t_end")
+    end = process.interval[1] if asked is None else float(asked)
     with np.errstate(divide="ignore"):
         if not np.isfinite(process.lam(end)):
             end = float(process.t_of_lam(-np.log(0.002)))

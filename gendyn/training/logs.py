@@ -118,13 +118,13 @@ class ProgressLine:
     def note(self, step: int, values: Mapping[str, float]) -> None:
         """Show the newest numbers; images per second are since the start."""
         rate = self.rate(step)
-        text = f"loss {values['loss']:.4f}  {rate:,.0f} images/s"
+        text = f"loss {values['loss']:.4f}" + (f"  {rate:,.0f} images/s" if rate else "")
         self.bar.update(self.task, completed=step, note=text)
         now = time.monotonic()
         if not self.live and not self.quiet and (now - self.last_line > 10 or step == self.total):
             self.last_line = now
-            left = (self.total - step) * self.batch_size / max(rate, 1e-9)
-            print(f"step {step}/{self.total}  {text}  {left:,.0f} s left", file=sys.stderr, flush=True)
+            left = f"  {(self.total - step) * self.batch_size / rate:,.0f} s left" if rate else ""
+            print(f"step {step}/{self.total}  {text}{left}", file=sys.stderr, flush=True)
 
     def rate(self, step: int) -> float:
         return (step - self.start_step) * self.batch_size / max(time.monotonic() - self.start_time, 1e-9)

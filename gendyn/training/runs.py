@@ -254,7 +254,8 @@ def _newest(
 def _reconstruct(folder: epath.Path, own: dict[str, Any], tracked: dict[str, Any], width: float, step: int) -> Any:
     """Least-squares combination of the checkpoint's own averages and of every snapshot before it.
 
-    Its own matter most: with snapshots alone, the last 5% of a run missing, the profile was off by 98% (0.6% with them).
+    Its own matter most: with snapshots alone, the last 5% of a run missing, the profile was off by 98% (0.6% with
+    them).
     """
     stored = _snapshots(folder / "ema", tracked, before=step)
     if not stored:

@@ -41,10 +41,11 @@ def estimate(
 ) -> Statistics:
     """The statistics of any denoiser for DPM-Solver-v3: Zheng et al. 2023 (arXiv 2310.13268), eq. 11 and appendix C.
 
-    At each node of lam, x = alpha data + sigma noise is drawn from the forward marginal, and one evaluation of D there is
-    differentiated along the flow and along random signs v: E[v * (dD/dx v)] is the diagonal of the Jacobian (Hutchinson).
-    The error falls like 1/sqrt(samples); their number matters far more than that of nodes or probes. About 1000 give
-    a usable table, 4000 a good one. D must be differentiable in t: a network that rounds its noise label is not.
+    At each node of lam, x = alpha data + sigma noise is drawn from the forward marginal, and one evaluation of D there
+    is differentiated along the flow and along random signs v: E[v * (dD/dx v)] is the diagonal of the Jacobian
+    (Hutchinson). The error falls like 1/sqrt(samples); their number matters far more than that of nodes or probes.
+    About 1000 give a usable table, 4000 a good one. D must be differentiable in t: a network that rounds its noise
+    label is not.
 
     Args:
         process: the path on which D is sampled. D: what will be sampled, guidance and all.

@@ -16,7 +16,7 @@ from gendyn.samplers.grids import Grid, explicit
 from gendyn.tree import pytree, static
 
 FORMAT = 1
-SLACK = 1e-6  # in lam: how far a grid may reach beyond the tables, for rounding on the way lam -> t -> lam
+SLACK = 1e-4  # in lam: how far a grid may reach beyond the tables, for the digits of a printed t
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Measured, never asserted: `python -m benchmarks.NAME` writes benchmarks/results/NAME.json."""

@@ -1,0 +1,61 @@
+"""The mesh and where arrays go on it."""
+
+import jax
+import numpy as np
+import pytest
+
+from gendyn.distributed import DATA, check_divisible, data_mesh, place, replicated, split
+
+
+def test_mesh_is_one_axis_over_all_devices_or_those_given():
+    assert dict(data_mesh().shape) == {DATA: jax.device_count()}
+    assert dict(data_mesh(jax.devices()[:2]).shape) == {DATA: 2}
+
+
+def test_split_cuts_rows_and_replicated_copies():
+    mesh, x = data_mesh(jax.devices()[:4]), np.arange(8.0)
+    cut, whole = jax.device_put(x, split(mesh)), jax.device_put(x, replicated(mesh))
+    assert [shard.data.tolist() for shard in cut.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [shard.data.shape for shard in whole.addressable_shards] == [(8,)] * 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "message"),
+    [
+        (20, 1, "batch_size 20 does not divide over 8 devices; use 16 or 24, or fewer devices"),
+        (5, 1, "does not divide over 8 devices; use 8, or fewer devices"),
+        (24, 2, "batch_size 24 does not divide over 8 devices x 2 micro-batches; use 16 or 32"),
+    ],
+)
+def test_uneven_batches_are_refused_with_the_nearest_that_fit(batch, accumulate, message):
+    with pytest.raises(ValueError, match=message):
+        check_divisible(batch, data_mesh(), accumulate)
+
+
+def test_even_batches_pass():
+    check_divisible(32, data_mesh(), 2)
+
+
+def test_place_keeps_order_and_ends_with_its_source():
+    mesh = data_mesh()
+    source = ({"data": np.full((8, 2), k), "label": np.arange(8)} for k in range(3))
+    batches = list(place(source, mesh))
+    assert [int(batch["data"][0, 0]) for batch in batches] == [0, 1, 2]
+    assert {leaf.sharding for batch in batches for leaf in jax.tree.leaves(batch)} == {split(mesh)}
+
+
+def test_place_reads_one_batch_ahead():
+    taken = []
+
+    def source():
+        for k in range(5):
+            taken.append(k)
+            yield {"data": np.zeros(8)}
+
+    batches = place(source(), data_mesh())
+    next(batches)
+    assert taken == [0, 1]
+
+
+def test_place_of_nothing_is_nothing():
+    assert list(place(iter(()), data_mesh())) == []
