@@ -150,7 +150,7 @@ class EDMPreconditioner:
 
     With S = sigma^2 + alpha^2 sigma_data^2,
 
-        scale = 1/sqrt(S),    F = (sigma data/sigma_data - alpha sigma_data noise)/sqrt(S),    label = log(sigma/alpha)/4.
+        scale = 1/sqrt(S),   label = log(sigma/alpha)/4,   F = (sigma data/sigma_data - alpha sigma_data noise)/sqrt(S).
 
     At alpha = 1 these are c_in, (data - c_skip x)/c_out and c_noise of Karras et al. 2022 (arXiv 2206.00364), table 1;
     written this way they stay finite where alpha = 0 or sigma = 0.

@@ -14,6 +14,7 @@ To add a solver: one file with one such function, and one line in `recipes.SAMPL
 """
 
 from gendyn.samplers import grids, statistics, study
+from gendyn.samplers.adaptive import Solution, decode, encode, odeint, sdeint
 from gendyn.samplers.brownian import brownian
 from gendyn.samplers.ddim import ancestral, ddim
 from gendyn.samplers.deis import deis, lms
@@ -26,6 +27,14 @@ from gendyn.samplers.grids import GRIDS, Grid
 from gendyn.samplers.heun import Churn, heun
 from gendyn.samplers.ipndm import ipndm
 from gendyn.samplers.langevin import langevin, run_with_langevin
+from gendyn.samplers.likelihood import (
+    Exact,
+    Hutchinson,
+    LogLikelihood,
+    bits_per_dim,
+    dequantize,
+    log_likelihood,
+)
 from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
 from gendyn.samplers.recipes import FITTED, SAMPLERS, Recipe, plan
@@ -44,20 +53,27 @@ __all__ = [
     "SAMPLERS",
     "TABLEAUX",
     "Churn",
+    "Exact",
     "Grid",
+    "Hutchinson",
+    "LogLikelihood",
     "PlanInfo",
     "Recipe",
     "Row",
     "SamplerPlan",
+    "Solution",
     "Tableau",
     "analytical_first_step",
     "ancestral",
     "ancestral_split",
     "assemble",
+    "bits_per_dim",
     "brownian",
     "ddim",
+    "decode",
     "deis",
     "deis_rk",
+    "dequantize",
     "difference",
     "dpm2",
     "dpm2_ancestral",
@@ -65,6 +81,7 @@ __all__ = [
     "dpm_solver_v3",
     "dpmpp",
     "dpmpp_2s_ancestral",
+    "encode",
     "euler",
     "euler_maruyama",
     "fast_orders",
@@ -75,6 +92,8 @@ __all__ = [
     "langevin",
     "lms",
     "load",
+    "log_likelihood",
+    "odeint",
     "plan",
     "preset",
     "run",
@@ -82,6 +101,7 @@ __all__ = [
     "run_with_langevin",
     "save",
     "sde_dpmpp",
+    "sdeint",
     "seeds",
     "stack",
     "statistics",

@@ -12,7 +12,6 @@ bounded from end to end: rotating u is all there is to do where the data leave n
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from gendyn.processes import Process
 from gendyn.samplers.grids import LAM_RANGE
 from gendyn.samplers.levels import require_nonnegative
 from gendyn.samplers.run import as_argument, refuse_singular
-from gendyn.tree import pytree
+from gendyn.tree import pytree, static
 
 MAX_STEPS = 4096
 FINEST = 2.0**-14  # of the interval: the resolution of the Brownian tree, below which no step goes
@@ -44,6 +43,23 @@ class Solution:
     x: Float[Array, "batch *data"]
     nfe: Int[Array, ""]
     rejected: Int[Array, ""]
+
+
+@pytree
+class Control:
+    """Tolerances, solver and the largest number of steps of an adaptive solve."""
+
+    rtol: Any
+    atol: Any
+    solver: Any
+    max_steps: int = static()
+
+    def steps(self, **limits: Any) -> dict[str, Any]:
+        """Arguments of `diffrax.diffeqsolve`: step sizes from the largest error of any example."""
+        import diffrax
+
+        sizes = diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=largest_error, **limits)
+        return {"solver": self.solver, "stepsize_controller": sizes, "max_steps": self.max_steps}
 
 
 def odeint(
@@ -80,40 +96,37 @@ def odeint(
         1.0
     """
     refuse_singular(D, np.asarray([t_start, t_end]))
-    ends = angles(process, t_start, t_end)
-    return _odeint(process, as_argument(D), x, ends, rtol, atol, explicit(solver), cond, max_steps)
+    control = Control(rtol=rtol, atol=atol, solver=explicit(solver), max_steps=max_steps)
+    return _odeint(process, as_argument(D), x, angles(process, t_start, t_end), control, cond)
 
 
-@partial(jax.jit, static_argnames="max_steps")
-def _odeint(
-    process: Process, D: Any, x: Array, ends: Any, rtol: Any, atol: Any, solver: Any, cond: Any, max_steps: int
-) -> Solution:
-    (start, end), norm = ends
+@jax.jit
+def _odeint(process: Process, D: Any, x: Array, ends: Any, control: Control, cond: Any) -> Solution:
+    angle, norm = ends
 
     def field(psi: Any, u: Array, _: Any) -> Array:
         denoised, cos, sin = rotation(process, D, u, psi, cond)
         return (cos * u - denoised) / sin
 
-    u, stats = integrate(field, x / norm[0], start, end, rtol, atol, solver, max_steps)
-    return Solution(x=norm[1] * u, nfe=calls(solver, stats["num_steps"]), rejected=stats["num_rejected_steps"])
+    u, nfe, rejected = integrate(field, x / norm[0], angle[0], angle[1], control)
+    return Solution(x=norm[1] * u, nfe=nfe, rejected=rejected)
 
 
-def integrate(
-    field: Callable[..., Any], y: Any, start: Any, end: Any, rtol: Any, atol: Any, solver: Any, max_steps: int
-) -> tuple[Any, dict[str, Any]]:
-    """(y at the end, diffrax's statistics) of dy/dpsi = field(psi, y, None), whose leaves are [batch, ...]."""
+def integrate(field: Callable[..., Any], y: Any, start: Any, end: Any, control: Control) -> tuple[Any, Array, Array]:
+    """(y at the end, calls, rejected steps) of dy/dpsi = field(psi, y, None); leaves of y are [batch, ...]."""
     import diffrax
 
-    dtype = jnp.result_type(*jax.tree.leaves(y))
-    start, end = (jnp.asarray(psi, dtype) for psi in (start, end))
-    control = diffrax.PIDController(rtol=rtol, atol=atol, norm=largest_error)
-    term, first = diffrax.ODETerm(field), FIRST_STEP * (end - start)
-    solution = diffrax.diffeqsolve(term, solver, start, end, first, y, stepsize_controller=control, max_steps=max_steps)
-    return jax.tree.map(lambda leaf: leaf[-1], solution.ys), solution.stats
+    start, end = (jnp.asarray(psi, jnp.result_type(*jax.tree.leaves(y))) for psi in (start, end))
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field), t0=start, t1=end, dt0=FIRST_STEP * (end - start), y0=y, **control.steps()
+    )
+    stats = solution.stats
+    y = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+    return y, _calls(control.solver, stats["num_steps"]), stats["num_rejected_steps"]
 
 
 def decode(process: Process, D: Any, x_T: Float[Array, "batch *data"], **options: Any) -> Solution:
-    """Noise to data by the probability flow, from the first to the last time of `default_ends`; options as in `odeint`."""
+    """Noise to data: `odeint` between `default_ends`, with its options."""
     return odeint(process, D, x_T, *default_ends(process), **options)
 
 
@@ -144,7 +157,7 @@ def explicit(solver: Any) -> Any:
     return solver
 
 
-def calls(solver: Any, num_steps: Any) -> Any:
+def _calls(solver: Any, num_steps: Any) -> Any:
     """Evaluations that an explicit Runge-Kutta method makes, first-same-as-last ones reusing one per step."""
     stages = solver.tableau.num_stages
     return 1 + (stages - 1) * num_steps if solver.tableau.fsal else stages * num_steps
@@ -230,23 +243,13 @@ def sdeint(
             f"sdeint runs from noise to data between times with finite lam; got t = {t_start:g} to {t_end:g}, lam = "
             f"{lam[0]:g} to {lam[1]:g}."
         )
-    solver = diffrax.ShARK() if solver is None else solver
-    return _sdeint(process, as_argument(D), x, key, (lam, norm), eta, rtol, atol, solver, cond, max_steps)
+    control = Control(rtol=rtol, atol=atol, solver=diffrax.ShARK() if solver is None else solver, max_steps=max_steps)
+    return _sdeint(process, as_argument(D), x, key, (lam, norm), eta, control, cond)
 
 
-@partial(jax.jit, static_argnames="max_steps")
+@jax.jit
 def _sdeint(
-    process: Process,
-    D: Any,
-    x: Array,
-    key: PRNGKeyArray,
-    ends: Any,
-    eta: Any,
-    rtol: Any,
-    atol: Any,
-    solver: Any,
-    cond: Any,
-    max_steps: int,
+    process: Process, D: Any, x: Array, key: PRNGKeyArray, ends: Any, eta: Any, control: Control, cond: Any
 ) -> Solution:
     import diffrax
     import lineax
@@ -265,13 +268,11 @@ def _sdeint(
     path = diffrax.VirtualBrownianTree(start, end, finest, shape, key, levy_area=diffrax.SpaceTimeLevyArea)
     solution = diffrax.diffeqsolve(
         diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
-        solver,
-        start,
-        end,
-        FIRST_STEP * (end - start),
-        x / norm[0],
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest_error, dtmin=finest),
-        max_steps=max_steps,
+        t0=start,
+        t1=end,
+        dt0=FIRST_STEP * (end - start),
+        y0=x / norm[0],
+        **control.steps(dtmin=finest),
     )
-    nfe = len(solver.tableau.b_sol) * solution.stats["num_steps"]
+    nfe = len(control.solver.tableau.b_sol) * solution.stats["num_steps"]
     return Solution(x=norm[1] * solution.ys[-1], nfe=nfe, rejected=solution.stats["num_rejected_steps"])

@@ -24,7 +24,7 @@ def euler(process: Process, grid: Grid) -> SamplerPlan:
 
 
 def _row(process: Process, step: Step) -> Row:
-    if np.isnan(step.t_e):
+    if step.clean and np.isnan(step.t_e):
         sx, sm = first_order(step)
         return Row(t=step.t_s, sx=sx, sm=(sm,), clock=step.clock)
     dt = step.t_e - step.t_s

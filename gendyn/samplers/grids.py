@@ -16,7 +16,7 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -25,6 +25,15 @@ from gendyn.processes import Process
 from gendyn.tree import concrete, pytree, static
 
 LAM_RANGE = (-float(np.log(80.0)), -float(np.log(0.002)))
+
+
+class Ends(TypedDict, total=False):
+    """The choices that all builders share; see the head of this module."""
+
+    t_start: float | None
+    t_end: float | None
+    final_zero: bool | None
+    shift: float
 
 
 @pytree
@@ -108,11 +117,11 @@ def _ends(process: Process, t_start: Any, t_end: Any, final_zero: bool | None, f
             end = float(process.t_of_lam(LAM_RANGE[1]))
         ends = start if t_start is None else float(t_start), end if t_end is None else float(t_end)
         if finite and not all(np.isfinite(process.lam(t)) for t in ends):
-            which = "clean data" if np.isfinite(process.lam(ends[0])) else "pure noise"
+            noisy = not np.isfinite(process.lam(ends[0]))
             raise ValueError(
-                f"this spacing needs finite lam = log(alpha/sigma) at both ends, but between t = {ends[0]:g} and "
-                f"{ends[1]:g} {process} reaches {which}; pass t_start=/t_end= strictly inside, and final_zero=True "
-                "for a clean last node."
+                f"this spacing needs finite lam = log(alpha/sigma) at both ends, but {process} reaches "
+                f"{'pure noise' if noisy else 'clean data'} at t = {ends[0] if noisy else ends[1]:g}; pass "
+                "t_start=/t_end= strictly inside, and final_zero=True for a clean last node."
             )
     return ends
 
@@ -131,14 +140,18 @@ def _spaced(
     n: int,
     name: str,
     nodes: Callable[[float, float, np.ndarray], np.ndarray],
+    ends: Ends,
     *,
-    t_start: float | None,
-    t_end: float | None,
-    final_zero: bool | None,
-    shift: float,
     finite: bool,
+    final_zero: bool | None = None,
 ) -> Grid:
-    """Shared body: ends, fractions u in [0, 1] -> times, exact ends, shift, clean node."""
+    """Shared body: ends, fractions u in [0, 1] -> times, exact ends, shift, clean node; `final_zero` is the habit."""
+    unknown = ends.keys() - Ends.__annotations__.keys()
+    if unknown:
+        raise ValueError(f"unknown grid option {min(unknown)!r}; the options are {', '.join(Ends.__annotations__)}.")
+    t_start, t_end, shift = ends.get("t_start"), ends.get("t_end"), ends.get("shift", 1.0)
+    asked = ends.get("final_zero")
+    final_zero = final_zero if asked is None else asked
     concrete("a time grid", t_start, t_end, shift)
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"a grid needs a whole number of steps n >= 1; got {n!r}.")
@@ -164,29 +177,12 @@ def _in_lam(process: Process, transform: Any, inverse: Any) -> Callable[[float, 
     return nodes
 
 
-def uniform_t(
-    process: Process,
-    n: int,
-    *,
-    t_start: float | None = None,
-    t_end: float | None = None,
-    final_zero: bool | None = None,
-    shift: float = 1.0,
-) -> Grid:
+def uniform_t(process: Process, n: int, **ends: Unpack[Ends]) -> Grid:
     """Equally spaced on the process's own clock; rectified flow and GVP run end to end by default."""
-    return power(process, n, 1.0, t_start=t_start, t_end=t_end, final_zero=final_zero, shift=shift)
+    return power(process, n, 1.0, **ends)
 
 
-def power(
-    process: Process,
-    n: int,
-    exponent: float = 2.0,
-    *,
-    t_start: float | None = None,
-    t_end: float | None = None,
-    final_zero: bool | None = None,
-    shift: float = 1.0,
-) -> Grid:
+def power(process: Process, n: int, exponent: float = 2.0, **ends: Unpack[Ends]) -> Grid:
     """Equally spaced in t^(1/exponent), t measured from the data end: DEIS's "t, order k" (arXiv 2204.13902)."""
     concrete("a time grid", exponent)
     origin = process.t_data if process.t_data > process.t_noise else 0.0
@@ -196,53 +192,16 @@ def power(
         return np.abs(origin - (a + u * (b - a)) ** exponent)
 
     name = "uniform_t" if exponent == 1.0 else f"power{exponent:g}"
-    return _spaced(
-        process,
-        n,
-        name,
-        nodes,
-        t_start=t_start,
-        t_end=t_end,
-        final_zero=final_zero,
-        shift=shift,
-        finite=False,
-    )
+    return _spaced(process, n, name, nodes, ends, finite=False)
 
 
-def uniform_lam(
-    process: Process,
-    n: int,
-    *,
-    t_start: float | None = None,
-    t_end: float | None = None,
-    final_zero: bool | None = False,
-    shift: float = 1.0,
-) -> Grid:
+def uniform_lam(process: Process, n: int, **ends: Unpack[Ends]) -> Grid:
     """Equally spaced in lam = log(alpha/sigma): the log-SNR grid of DPM-Solver (arXiv 2206.00927)."""
     nodes = _in_lam(process, lambda lam: lam, lambda lam: lam)
-    return _spaced(
-        process,
-        n,
-        "uniform_lam",
-        nodes,
-        t_start=t_start,
-        t_end=t_end,
-        final_zero=final_zero,
-        shift=shift,
-        finite=True,
-    )
+    return _spaced(process, n, "uniform_lam", nodes, ends, finite=True, final_zero=False)
 
 
-def karras(
-    process: Process,
-    n: int,
-    rho: float = 7.0,
-    *,
-    t_start: float | None = None,
-    t_end: float | None = None,
-    final_zero: bool | None = True,
-    shift: float = 1.0,
-) -> Grid:
+def karras(process: Process, n: int, rho: float = 7.0, **ends: Unpack[Ends]) -> Grid:
     """Equally spaced in (sigma/alpha)^(1/rho): Karras et al. 2022 (arXiv 2206.00364), eq. 5.
 
     With `final_zero` (the default): n nodes above zero, then the clean node, n steps in all, as published.
@@ -254,29 +213,10 @@ def karras(
     """
     concrete("a time grid", rho)
     nodes = _in_lam(process, lambda lam: np.exp(-lam / rho), lambda level: -rho * np.log(level))
-    return _spaced(
-        process,
-        n,
-        f"karras{rho:g}",
-        nodes,
-        t_start=t_start,
-        t_end=t_end,
-        final_zero=final_zero,
-        shift=shift,
-        finite=True,
-    )
+    return _spaced(process, n, f"karras{rho:g}", nodes, ends, finite=True, final_zero=True)
 
 
-def polyexponential(
-    process: Process,
-    n: int,
-    exponent: float = 1.0,
-    *,
-    t_start: float | None = None,
-    t_end: float | None = None,
-    final_zero: bool | None = True,
-    shift: float = 1.0,
-) -> Grid:
+def polyexponential(process: Process, n: int, exponent: float = 1.0, **ends: Unpack[Ends]) -> Grid:
     """log(sigma/alpha) follows (1 - u)^exponent: k-diffusion's polyexponential grid; exponent 1 is `uniform_lam`."""
 
     concrete("a time grid", exponent)
@@ -286,9 +226,7 @@ def polyexponential(
         return np.array(process.t_of_lam(b + (1 - u) ** exponent * (a - b)))
 
     name = f"polyexponential{exponent:g}"
-    return _spaced(
-        process, n, name, nodes, t_start=t_start, t_end=t_end, final_zero=final_zero, shift=shift, finite=True
-    )
+    return _spaced(process, n, name, nodes, ends, finite=True, final_zero=True)
 
 
 def explicit(

@@ -1,13 +1,12 @@
-"""Likelihood by the probability flow: follow a point to the noise, where the density is known, and add up the
-divergence.
+"""Likelihood by the probability flow: follow a point to the noise, where the density is known.
 
 Along du/dpsi = v, the flow of `gendyn.samplers.adaptive` with u = x/n and n = sqrt(alpha^2 + sigma^2), the density
-obeys d log p(u)/dpsi = -div v, so that in d dimensions
+obeys d log p(u)/dpsi = -div v, so that in d dimensions, with start and end those of generation (noise and data),
 
-    log p_end(x) = log p_start(x_start) + d log(n_start/n_end) + integral of div v dpsi from the end to the start
+    log p_end(x) = log p_start(x_start) + d log(n_start/n_end) + integral of div v dpsi from the end to the start,
 
-(start and end of generation: noise and data), with div v = (d cos(psi) - trace of dD/du)/sin(psi). Grathwohl et al.
-2019 (arXiv 1810.01367), Song et al. 2021 (arXiv 2011.13456), appendix D.2.
+and div v = (d cos(psi) - trace of dD/du)/sin(psi). Grathwohl et al. 2019 (arXiv 1810.01367), Song et al. 2021
+(arXiv 2011.13456), appendix D.2.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gendyn.processes import Process
-from gendyn.samplers.adaptive import MAX_STEPS, angles, calls, default_ends, explicit, integrate, rotation
+from gendyn.samplers.adaptive import MAX_STEPS, Control, angles, default_ends, explicit, integrate, rotation
 from gendyn.samplers.run import as_argument, refuse_singular
 from gendyn.tree import constant, pytree
 
@@ -126,9 +125,8 @@ def log_likelihood(
         key: for `Hutchinson` probes.
         divergence: `Exact()` (default) or `Hutchinson(num=..)`.
         prior: log-density of the state at t_start. By default that of sigma(t_start) times unit noise, which leaves
-            out the
-            data's share alpha(t_start): exact where alpha = 0 (rectified flow), otherwise a bias of about
-            alpha^2 |data - mean|^2/(2 sigma^2) nats, plus that of the mean itself if the data are not centred.
+            out the data's share: exact where alpha = 0 (rectified flow), otherwise biased by some
+            (alpha/sigma)^2 |data|^2 nats. Or the exact marginal.
         t_start, t_end: noisy and clean end; by default the process's interval with sigma/alpha = 0.002 for a clean end.
         rtol, atol, solver, max_steps: as in `odeint`.
 
@@ -142,11 +140,9 @@ def log_likelihood(
     ends = [given if t is None else t for t, given in zip((t_start, t_end), default_ends(process), strict=True)]
     refuse_singular(D, np.asarray(ends))
     divergence = Exact() if divergence is None else divergence
-    psi, norm = angles(process, *ends)
-    solve = (rtol, atol, explicit(solver), cond, max_steps)
-    change, latent, nfe = _flow(
-        process, as_argument(D), data, divergence.probes(key, data), divergence, psi, norm, *solve
-    )
+    control = Control(rtol=rtol, atol=atol, solver=explicit(solver), max_steps=max_steps)
+    probes, levels = divergence.probes(key, data), angles(process, *ends)
+    change, latent, nfe = _flow(process, as_argument(D), data, probes, divergence, levels, control, cond)
     log_prior = (_gaussian(float(process.sigma(ends[0]))) if prior is None else prior)(latent, ends[0])
     return LogLikelihood(
         log_prob=log_prior + change.mean(0),
@@ -166,28 +162,23 @@ def _gaussian(sigma: float) -> Prior:
     return log_prob
 
 
-@partial(jax.jit, static_argnames=("divergence", "max_steps"))
+@partial(jax.jit, static_argnames="divergence")
 def _flow(
     process: Process,
     D: Any,
     data: Array,
     probes: Array,
     divergence: Divergence,
-    psi: Any,
-    norm: Any,
-    rtol: Any,
-    atol: Any,
-    solver: Any,
+    levels: Any,
+    control: Control,
     cond: Any,
-    max_steps: int,
 ) -> tuple[Array, Array, Array]:
     """(log-density lost on the way to the noise, one row per estimate; latent; calls)."""
-    size = data[0].size
+    (psi, norm), size = levels, data[0].size
 
     def field(angle: Any, y: Any, _: Any) -> Any:
         u, _lost = y
-        denoise = lambda u: rotation(process, D, u, angle, cond)[0]
-        denoised, jacobian = jax.linearize(denoise, u)
+        denoised, jacobian = jax.linearize(lambda u: rotation(process, D, u, angle, cond)[0], u)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         products = jax.vmap(lambda v: (v * jacobian(v)).reshape(v.shape[0], -1).sum(-1))(probes)
         trace = divergence.estimates(products)
@@ -195,17 +186,16 @@ def _flow(
 
     estimates = jax.eval_shape(divergence.estimates, jax.ShapeDtypeStruct(probes.shape[:2], data.dtype))
     nothing = jnp.zeros(estimates.shape[::-1], data.dtype)
-    (u, lost), stats = integrate(field, (data / norm[1], nothing), psi[1], psi[0], rtol, atol, solver, max_steps)
+    (u, lost), nfe, _ = integrate(field, (data / norm[1], nothing), psi[1], psi[0], control)
     change = lost.T + size * (jnp.log(norm[0]) - jnp.log(norm[1]))
-    return change, norm[0] * u, calls(solver, stats["num_steps"])
+    return change, norm[0] * u, nfe
 
 
 def dequantize(key: PRNGKeyArray, data: Float[Array, "batch *data"], bin_width: float) -> Float[Array, "batch *data"]:
     """Data on a lattice of spacing bin_width, spread evenly over their bins: data + bin_width U(-1/2, 1/2).
 
-    A density can be as large as one likes on a lattice; the likelihood of discrete data is that of dequantised data
-    (Theis et al. 2016, arXiv 1511.01844). Images of 8 bits scaled to [-1, 1] have bin_width 2/255 or 2/256, by the
-    scaling.
+    The likelihood of discrete data is that of dequantised data: on the lattice itself a density can grow without bound
+    (Theis et al. 2016, arXiv 1511.01844). bin_width is the spacing of the levels, 2/255 or 2/256 for 8 bits on [-1, 1].
     """
     return data + bin_width * jax.random.uniform(key, data.shape, data.dtype, -0.5, 0.5)
 
@@ -213,7 +203,7 @@ def dequantize(key: PRNGKeyArray, data: Float[Array, "batch *data"], bin_width: 
 def bits_per_dim(log_prob: Any, dim: int, bin_width: float) -> Any:
     """-log2 of the probability of a bin, per dimension: -(log p/(d ln 2) + log2 bin_width).
 
-    For 8-bit data the offset is 7 on [-1, 1] (bin_width 2/256) and 8 on [0, 1]. In the mean over dequantised data, an
+    For 8-bit data the offset -log2 bin_width is 7 on [-1, 1] and 8 on [0, 1]. Over dequantised data the mean is an
     upper bound on the code length of the discrete data.
 
     >>> float(bits_per_dim(0.0, dim=3, bin_width=2 / 256))

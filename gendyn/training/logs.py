@@ -32,7 +32,8 @@ class MetricsLog:
         write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         from tensorboardX import SummaryWriter  # here: it costs half a second to import
 
-        self.board = SummaryWriter(str(epath.Path(folder) / "tensorboard"), purge_step=start + 1 if start else None, flush_secs=20)
+        purge = start + 1 if start else None
+        self.board = SummaryWriter(str(epath.Path(folder) / "tensorboard"), purge_step=purge, flush_secs=20)
         self.wandb = _wandb(wandb, folder) if wandb else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -197,6 +197,6 @@ class _Run:
         kept = self.checkpoints.steps()
         last = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
         return (
-            f"not finite at step {step}: {', '.join(sorted(bad))}; {last}. Lower the learning rate, clip gradients, or look at the "
-            "data of that step; the same command continues from the checkpoint."
+            f"not finite at step {step}: {', '.join(sorted(bad))}; {last}. Lower the learning rate, clip gradients, or "
+            "look at the data of that step; the same command continues from the checkpoint."
         )

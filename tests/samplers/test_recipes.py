@@ -102,14 +102,13 @@ def test_unknown_names_list_the_known_ones():
 def test_samples_are_finite_and_near_the_data(name, process):
     """The usual grid of the recipe, clean last node included where it has one (also on VE and discrete tables).
 
-    Sixteen calls are few from the cosine table's sigma/alpha of 20,000, hence the wide bounds: data of standard
-    deviation 1.0 against starting levels of 15 to 20,000.
+    64 calls: some rules need them from the cosine table's sigma/alpha of 40,000, where large steps are unstable.
     """
-    ours = some_plan(name, process, least=16)
+    ours = some_plan(name, process, least=64)
     _, samples = sample(ours, MIXTURE, process, n=64)
     assert np.isfinite(samples).all()
-    assert np.abs(samples).max() < 10
-    assert 0.2 < samples.std() < 3.5
+    assert np.abs(samples).max() < 6
+    assert 0.5 < samples.std() < 2
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,344 @@
+"""What tuning may move: the nodes of a grid, the times that the network is told, and every coefficient.
+
+Whatever its solver, a deterministic plan with N calls is a triangle (Shaul et al. 2024, "Bespoke Non-Stationary
+Solvers", arXiv 2403.01329):
+
+    y_i = A_i x_T + sum_{j < i} B_ij D_j + C_i,        D_i = D(y_i, t_i),        i = 0..N,        y_N the sample.
+
+Tuning moves the triangle of a solver on its grid, with the grid, and adds corrections that start at zero; the times
+t_i, which the network is told, are numbers of their own, apart from the nodes that the coefficients come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from gendyn.processes import Process
+from gendyn.samplers.adaptive import default_ends
+from gendyn.samplers.grids import Grid
+from gendyn.samplers.levels import CLOCK_END
+from gendyn.samplers.plan import PlanInfo, SamplerPlan
+from gendyn.tree import namespace, pytree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MovingGrid:
+    """A solver on a grid whose nodes may move: where `tune` starts if the grid is to be tuned too.
+
+    The ends stay; the node before a clean one, and the one after pure noise, move like the others.
+
+    Attributes:
+        solver: (process, grid) -> plan in the array module of the grid, for example `ddim` or `partial(dpmpp, order=3)`.
+        grid: where it starts.
+    """
+
+    solver: Callable[[Process, Grid], SamplerPlan]
+    grid: Grid
+
+    def plan(self, grid: Grid | None = None) -> SamplerPlan:
+        """The plan on this grid; before tuning by default."""
+        return self.solver(self.grid.process, self.grid if grid is None else grid)
+
+
+@pytree
+class Triangle:
+    """A deterministic plan in canonical form, see the head of this module.
+
+    Attributes:
+        t: what the network is told at each call, [N].
+        cells: row i holds A_i, B_i0 .. B_i(N-1), C_i: [N + 1, N + 2], or [N + 1, N + 2, *data] per element.
+        clock: the intervals between calls on the Brownian clock, [N, 2].
+    """
+
+    t: Any
+    cells: Any
+    clock: Any
+
+    def plan(self, info: PlanInfo | None = None) -> SamplerPlan:
+        """As a table of N rows in which x moves from y_i to y_{i+1} and all N outputs are remembered."""
+        xp = namespace(self.cells)
+        n, shape = len(self.t), self.cells.shape[2:]
+        before = xp.concatenate([_units(xp, n + 2, shape)[:1], self.cells[1:-1]])
+        sx = self.cells[1:, 0] / before[:, 0]
+        rest = self.cells[1:] - sx[:, None] * before
+        row, lag = np.indices((n, n))
+        newest_first = rest[row, 1 + np.maximum(row - lag, 0)]
+        first = (np.arange(n) == 0).reshape(n, *(1,) * len(shape))
+        zero = xp.zeros_like(sx)
+        return SamplerPlan(
+            t=self.t,
+            call=np.ones(n, bool),
+            ex=xp.where(first, self.cells[0, 0], 1.0),
+            em=xp.zeros_like(newest_first),
+            en=np.zeros((n, 0, *shape)),
+            ec=xp.where(first, self.cells[0, -1], 0.0),
+            oy=zero,
+            om=zero + 1.0,
+            sx=sx,
+            sm=xp.where((lag <= row).reshape(n, n, *(1,) * len(shape)), newest_first, 0.0),
+            sn=np.zeros((n, 0, *shape)),
+            sc=rest[:, -1],
+            clock=self.clock,
+            info=info,
+        )
+
+
+def triangle(plan: SamplerPlan) -> Triangle:
+    """The canonical form: the rows of a deterministic plan, run on coefficient vectors in the place of states.
+
+    Example:
+        >>> import gendyn as gd
+        >>> form = triangle(gd.plan("ddim", gd.processes.EDM(), nfe=2))
+        >>> form.cells[-1].tolist()  # the grid ends clean, so the sample is the last output
+        [0.0, 0.0, 1.0, 0.0]
+    """
+    xp = namespace(plan.t, plan.sx, plan.sm)
+    called = np.flatnonzero(plan.call)
+    units = _units(xp, len(called) + 2, plan.data_shape)
+    x, rows = units[0], []
+    history = [xp.zeros_like(x)] * plan.window
+    for i in range(plan.rows):
+        if plan.call[i]:
+            rows.append(plan.ex[i] * x + _dot(plan.em[i], history) + plan.ec[i] * units[-1])
+            history = [plan.oy[i] * rows[-1] + plan.om[i] * units[len(rows)], *history[:-1]]
+        x = plan.sx[i] * x + _dot(plan.sm[i], history) + plan.sc[i] * units[-1]
+    starts = plan.clock[called, 0]
+    clock = xp.stack([starts, xp.concatenate([starts[1:], plan.clock[-1:, 1]])], axis=1)
+    return Triangle(t=plan.t[called], cells=xp.stack([*rows, x]), clock=clock)
+
+
+def _units(xp: Any, size: int, shape: tuple[int, ...]) -> Any:
+    """The unit vectors x_T, D_0, ..., 1, each for every element."""
+    return xp.broadcast_to(xp.eye(size).reshape(size, size, *(1,) * len(shape)), (size, size, *shape))
+
+
+def _dot(coefficients: Any, window: list[Any]) -> Any:
+    return sum((c * w for c, w in zip(coefficients, window, strict=True)), start=0.0)
+
+
+class Part(Protocol):
+    """A group of numbers that tuning moves; at zero it changes nothing."""
+
+    def shape(self, base: Base) -> tuple[int, ...]:
+        """Shape of the group."""
+        ...
+
+    def apply(self, values: Any, form: Triangle, base: Base) -> Triangle:
+        """The triangle moved by these numbers, on the host or traced."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The steps of a `MovingGrid`, as logarithms of the factors by which they grow in lam.
+
+    Between two ends that stay the steps share the distance. Where the grid ends clean or starts from pure noise, they
+    are free, up to the cleanest time of the process's interval.
+    """
+
+    def shape(self, base: Base) -> tuple[int, ...]:
+        grid = base.grid
+        return (int(np.isfinite(grid.lam).sum()) - 1 + (grid.from_pure_noise and grid.clean),)
+
+    def apply(self, values: Any, form: Triangle, base: Base) -> Triangle:
+        """The solver's triangle on the moved grid; comes before other parts, which correct it."""
+        return triangle(base.solve(self.moved(values, base.grid)))
+
+    def moved(self, values: Any, grid: Grid) -> Grid:
+        """The grid with its nodes moved; nodes that stay remain numbers, so that solvers see what the ends are."""
+        inner = np.flatnonzero(np.isfinite(grid.lam))
+        t, alpha, sigma = list(grid.t), list(grid.alpha), list(grid.sigma)
+        for i, lam in zip(inner, self._levels(values, grid, grid.lam[inner])):
+            if 0 < i < grid.steps:
+                t[i] = grid.process.t_of_lam(lam)
+                alpha[i], sigma[i] = grid.process.alpha(t[i]), grid.process.sigma(t[i])
+        return dataclasses.replace(grid, t=tuple(t), alpha=tuple(alpha), sigma=tuple(sigma))
+
+    def _levels(self, values: Any, grid: Grid, lam: np.ndarray) -> Any:
+        xp = namespace(values)
+        sizes = np.diff(lam) * xp.exp(values[: len(lam) - 1])
+        if not grid.from_pure_noise and not grid.clean:
+            sizes = sizes * ((lam[-1] - lam[0]) / sizes.sum())
+        offsets = xp.concatenate([np.zeros(1), xp.cumsum(sizes)])
+        if grid.from_pure_noise and not grid.clean:
+            return lam[-1] + offsets - offsets[-1]
+        first = lam[0] + (values[-1] if grid.from_pure_noise else 0.0)
+        return xp.minimum(first + offsets, max(lam[-1], grid.process.lam(default_ends(grid.process)[1])))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Shifts, in lam, of the times that the network is told, away from the nodes of the coefficients.
+
+    Tong et al. 2024, "Learning to Discretize Denoising Diffusion ODEs" (arXiv 2405.15506). A shift stays within `reach`
+    of the distance to the nearest other call, and inside the process's interval; a call at pure noise is left alone.
+    """
+
+    reach: float = 0.5
+
+    def shape(self, base: Base) -> tuple[int, ...]:
+        return (base.nfe,)
+
+    def apply(self, values: Any, form: Triangle, base: Base) -> Triangle:
+        xp, process, finite = namespace(form.t, values), base.plan.process, np.isfinite(base.lam)
+        lam = process.lam(xp.where(finite, form.t, process.t_of_lam(np.float64(0.0))))
+        room = self.reach * base.gaps
+        shifted = xp.clip(lam + room * xp.tanh(values / room), *base.ends)
+        return dataclasses.replace(form, t=xp.where(finite, process.t_of_lam(shifted), form.t))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Corrections to every coefficient.
+
+    Attributes:
+        consistent: keep the A_i and the sums of B_ij over j, which make a plan of order 1 exact for data at one point.
+            Released, a plan fits better with few calls and many pairs.
+        per_element: a number per element of the data, the C_i (if the sums are released) included. Needs about ten
+            pairs per number, and a first-order optimiser.
+    """
+
+    consistent: bool = True
+    per_element: bool = False
+
+    def shape(self, base: Base) -> tuple[int, ...]:
+        return (int(self._places(base.nfe).sum()), *(base.shape if self.per_element else ()))
+
+    def apply(self, values: Any, form: Triangle, base: Base) -> Triangle:
+        """B and C move in units of the signal at the node they lead to, A by a factor; kept sums: by differences."""
+        xp = namespace(form.cells, values)
+        shape = np.broadcast_shapes(form.cells.shape[2:], values.shape[1:])
+        cells, moved = _per_element(form.cells, shape), _per_element(_placed(values, self._places(base.nfe)), shape)
+        alpha = base.alpha.reshape(-1, *(1,) * (moved.ndim - 1))
+        if self.consistent:
+            return dataclasses.replace(form, cells=xp.concatenate(
+                [cells[:, :1], cells[:, 1:-1] + alpha * xp.diff(moved, axis=1), cells[:, -1:]], axis=1
+            ))  # fmt: skip
+        grown = [cells[:, :1] * xp.exp(moved[:, :1]), cells[:, 1:] + alpha * moved[:, 1:]]
+        return dataclasses.replace(form, cells=xp.concatenate(grown, axis=1))
+
+    def _places(self, n: int) -> np.ndarray:
+        """Where the numbers go: in [N + 1, N + 2] or, if differences of them along a row, in [N + 1, N + 1]."""
+        row, column = np.indices((n + 1, n + 2))
+        if self.consistent:
+            return ((column >= 1) & (column < row))[:, :-1]
+        return (row >= 1) & ((column <= row) | (self.per_element & (column == n + 1)))
+
+
+def _placed(values: Any, places: np.ndarray) -> Any:
+    """`values`, [count, ...], at `places`, and zero elsewhere."""
+    xp = namespace(values)
+    index = np.where(places, np.cumsum(places).reshape(places.shape) - 1, -1)
+    return xp.concatenate([values, xp.zeros((1, *values.shape[1:]), values.dtype)])[index]
+
+
+def _per_element(cells: Any, shape: tuple[int, ...]) -> Any:
+    """[rows, columns] or [rows, columns, *data] -> [rows, columns, *shape]."""
+    outer, own = cells.shape[:2], cells.shape[2:] or (1,) * len(shape)
+    return namespace(cells).broadcast_to(cells.reshape(*outer, *own), (*outer, *shape))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """Where tuning starts, and what the parts need to know of it.
+
+    Attributes:
+        start: a plan, or a solver on its moving grid.
+        example: shape of one example.
+    """
+
+    start: SamplerPlan | MovingGrid
+    example: tuple[int, ...]
+
+    @cached_property
+    def plan(self) -> SamplerPlan:
+        return self.start.plan() if isinstance(self.start, MovingGrid) else self.start
+
+    @property
+    def grid(self) -> Grid:
+        return self._moving.grid
+
+    def solve(self, grid: Grid) -> SamplerPlan:
+        """The solver's plan on another grid."""
+        return self._moving.plan(grid)
+
+    @property
+    def _moving(self) -> MovingGrid:
+        if isinstance(self.start, MovingGrid):
+            return self.start
+        raise ValueError(
+            "an ordinary plan does not say how its coefficients follow from its grid; to tune Nodes() too, start from "
+            "gd.samplers.MovingGrid(solver=..., grid=...)."
+        )
+
+    @property
+    def nfe(self) -> int:
+        return self.plan.nfe
+
+    @cached_property
+    def lam(self) -> np.ndarray:
+        """At the calls, [N]."""
+        with np.errstate(divide="ignore"):
+            return self.plan.process.lam(np.asarray(self.plan.t)[np.asarray(self.plan.call)])
+
+    @cached_property
+    def end(self) -> float:
+        """lam at the end of the plan, infinite if it ends clean."""
+        lam = float(self.plan.clock[-1, 1])
+        return lam if lam < CLOCK_END else np.inf
+
+    @cached_property
+    def alpha(self) -> np.ndarray:
+        """At the calls and at the end, [N + 1]."""
+        lam = np.append(self.lam, self.end)
+        finite = np.isfinite(lam)
+        process = self.plan.process
+        alpha = process.alpha(process.t_of_lam(np.where(finite, lam, 0.0)))
+        return np.where(finite, alpha, lam > 0)
+
+    @cached_property
+    def gaps(self) -> np.ndarray:
+        """Distance in lam from each call to the nearest other time of the plan, [N]; 1 where there is none."""
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(self.lam[:, None] - np.append(self.lam, self.end))
+        nearest = np.where(np.isfinite(apart) & (apart > 0), apart, np.inf).min(1)
+        return np.where(np.isfinite(nearest), nearest, 1.0)
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Range of lam in which the network may be called: the process's interval, or further if the plan goes further."""
+        with np.errstate(divide="ignore"):
+            low, high = self.plan.process.lam(np.array(default_ends(self.plan.process)))
+        finite = self.lam[np.isfinite(self.lam)]
+        return min(low, *finite), max(high, *finite)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """The plans that tuning chooses from, as a function of a vector of numbers; zero gives the base.
+
+    Attributes:
+        free: what moves; `Nodes` first, if at all.
+    """
+
+    base: Base
+    free: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(math.prod(part.shape(self.base)) for part in self.free)
+
+    def plan(self, values: Any) -> SamplerPlan:
+        """The plan of these numbers, [size]: on the host for numpy's, traced for traced ones."""
+        form, used = triangle(self.base.plan), 0
+        for part in self.free:
+            shape = part.shape(self.base)
+            own, used = values[used : used + math.prod(shape)], used + math.prod(shape)
+            form = part.apply(own.reshape(shape), form, self.base)
+        return form.plan()
