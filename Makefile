@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= test,docs,notebooks
 BIN := .venv/bin
 RUN ?= runs/digits
-PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+WORKERS ?= 0
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
 export UV_PYTHON_DOWNLOADS = never
 
 .PHONY: setup digits test test-slow check lint types docs notebooks matrix bench ci constraints clean

@@ -47,7 +47,7 @@ ONLY_IN = {
     "optax": {"training", "parametrization"},
     "orbax": {"training"},
     "diffrax": {"samplers/adaptive.py", "samplers/likelihood.py"},
-    "lineax": {"control"},
+    "lineax": {"control", "samplers/adaptive.py"},
     "grain": {"data"},
     "ott": {"processes/couplings.py", "metrics", "data"},
     "sklearn": {"data", "metrics"},

@@ -85,7 +85,7 @@ def _path(nodes: Array, key: Any, shape: tuple[int, ...]) -> Array:
 
         # The two ends are 40 apart in lam: independent to e^{-40}.
         start = (jnp.int32(0), normal(0), normal(2 ** (DEPTH + 1)))
-        lower, u_left, u_right = jax.lax.fori_loop(0, DEPTH, bisect, start)
+        lower, u_left, u_right = jax.lax.fori_loop(jnp.int32(0), jnp.int32(DEPTH), bisect, start)
         return jnp.where(node == lower, u_left, u_right)
 
     return jax.lax.map(descend, nodes)

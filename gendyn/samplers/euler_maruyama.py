@@ -17,11 +17,12 @@ def euler_maruyama(process: Process, grid: Grid, *, kappa: float = 1.0) -> Sampl
         x_e = x_s + (t_e - t_s) velocity(x_s, t_s) + kappa^2 q (alpha D - x_s) + kappa sigma sqrt(2 q) z,
 
     all taken at s, with q = (t_e - t_s) dlam/dt > 0. That is dx = (f x - (1 + kappa^2)/2 g^2 score) dt + kappa g dW, in
-    either direction of the clock, since g^2 |dt| = 2 sigma^2 q. One call per step, weak and strong order 1.
+    either direction of the clock, since g^2 |dt| = 2 sigma^2 q. One call per step, weak order 1. kappa = 0 is `euler`
+    inside the clock.
 
-    kappa = 0 is `euler` inside the clock. The last step adds no noise, as published. Out of pure noise and into a clean
-    node, where the drift is infinite or the clock does not reach, the step is the exact one for a constant D. Draws
-    follow the clock kappa^2 lam (see `exponential_sde`).
+    The last step adds no noise, as published: up to there the strong order is 1 as well, and what is left out,
+    sigma sqrt(2 q), is meant to be. Out of pure noise and into a clean node, where the drift is infinite or the clock
+    does not reach, the step is the exact one for a constant D. Draws follow the clock kappa^2 lam (`exponential_sde`).
 
     Args:
         kappa: scale of dW: 1 is the time reversal, 0 the probability flow; eta = kappa^2 in `sde_dpmpp` and `seeds`.

@@ -38,7 +38,7 @@ def test_every_density_in_the_list_has_its_law_tested():
         assert type(levels) is NOISE_LEVELS[name]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ["edm", "rectified_flow", "vp_discrete"])
 @pytest.mark.parametrize("name", LAWS)
 def test_samples_follow_the_stated_law(name, path, x64):
     """Kolmogorov-Smirnov on 4000 draws at p = 1e-6 per case: false alarm below 1e-4 over all cases (fixed keys)."""

@@ -6,6 +6,7 @@ not cap a multistep rule: the first rows are run on the exact trajectory (`seede
 """
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -123,8 +124,14 @@ def check(name, process_name):
     assert measured >= required(order_of(name)[0])
 
 
-@pytest.mark.parametrize("process_name", ["vp_linear", "edm", "rectified_flow"])
-@pytest.mark.parametrize("name", DETERMINISTIC)
+COVERING = [
+    *zip(DETERMINISTIC, itertools.cycle(sorted(PROCESSES))),
+    *zip(DETERMINISTIC, itertools.cycle(["vp_linear", "edm", "rectified_flow"])),
+]
+"""Each sampler on two processes, each process under several samplers; the slow test below has every pair."""
+
+
+@pytest.mark.parametrize(("name", "process_name"), sorted(set(COVERING)))
 def test_order_of_convergence(name, process_name):
     check(name, process_name)
 

@@ -1,6 +1,8 @@
 """The commands: what they make, and that everything wrong is one sentence with a remedy and a non-zero exit."""
 
+import dataclasses
 import json
+import pathlib
 import re
 import shutil
 
@@ -8,8 +10,11 @@ import numpy as np
 import pytest
 
 from gendyn.cli.main import COMMANDS
+from gendyn.data.loader import example_at
+from gendyn.training import load_config_class
 
 pytestmark = pytest.mark.system
+DIGITS = pathlib.Path(__file__).parents[2] / "experiments" / "digits_edm.py"
 
 
 def refused(result, *parts):
@@ -44,11 +49,15 @@ def test_every_command_has_help(gendyn, command):
     assert f"gendyn {command}" in result.out
 
 
-@pytest.mark.parametrize("command", [Sample, Evaluate, Info, Options])
-def test_every_option_is_explained(command):
-    """tyro takes the explanation of an option from the line below it."""
-    for field in dataclasses.fields(command):
-        assert get_field_docstring(command, field.name, ()), field.name
+@pytest.mark.parametrize("argv", [("sample",), ("evaluate",), ("info",), ("train", "digits_edm")])
+def test_every_option_of_a_command_is_explained(gendyn, argv):
+    """Between an option and the next one there is a word that is not its type or its default."""
+    text = re.sub(r"[│╭╮╰╯─]", " ", gendyn(*argv, "--help").out)
+    explained = dict(re.findall(r"--([a-z-]+) (.*?)(?=\s--[a-z]|\Z)", text, flags=re.DOTALL))
+    config = {field.name.replace("_", "-") for field in dataclasses.fields(load_config_class(DIGITS))}
+    assert len(explained) > 1
+    for option in explained.keys() - config:
+        assert re.search(r"\b(?!default|required)[a-z]{4,}", explained[option]), option
 
 
 def test_help_of_an_experiment_lists_its_options_and_the_commands(gendyn, tiny):
@@ -163,8 +172,6 @@ def test_damaged_checkpoints_are_said_and_training_goes_on(gendyn, tiny, trained
 
 
 def test_divergence_exits_with_the_step(gendyn, tiny, tmp_path):
-    from gendyn.data.loader import example_at
-
     poison = int(example_at(np.arange(7 * 16, 8 * 16), num_examples=512, seed=0)[0])
     result = gendyn("train", tiny, "--out", tmp_path / "run", "--poison", poison, "--checkpoint-every", 3)
     assert result.status == 1

@@ -228,6 +228,7 @@ def _signs(keys: Any, like: Array, probes: int) -> Array:
     return jnp.moveaxis(jax.vmap(draw)(keys, like), 1, 0) / jnp.sqrt(jnp.asarray(probes, like.dtype))
 
 
+@jax.jit
 def _evaluate(
     D: Any, level: _Level, data: Array, noise: Array, probes: Array, cond: Any
 ) -> tuple[Float[Array, "3 batch *data"], Float[Array, "batch *data"]]:
@@ -248,9 +249,11 @@ def _usual_batch() -> int:
 
 def _fitting(arguments: Callable[[int], Any], batch: int, memory: int | None) -> tuple[Callable[..., Any], int]:
     """The compiled evaluation with the largest batch, halving, that stays within `memory` bytes."""
-    program = jax.jit(_evaluate).lower(*arguments(batch)).compile()
+    if memory is None:
+        return _evaluate, batch
+    program = _evaluate.lower(*arguments(batch)).compile()
     used = _bytes(program)
-    if memory is None or used <= memory:
+    if used <= memory:
         return program, batch
     if batch == 1:
         raise ValueError(f"one sample needs {used:,} bytes, memory= allows {memory:,}; allow more or use fewer probes.")

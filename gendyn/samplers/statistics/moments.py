@@ -19,20 +19,19 @@ from jaxtyping import Float
 from gendyn.processes import Process
 from gendyn.samplers.statistics.tables import Origin, Statistics
 
-DEGENERATE = 1e-12
-"""Var f below this part of its terms is rounding (float32 networks reach 1e-13): f does not vary, so s = 0, b = E f'."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moments:
     """Sufficient statistics of `count` samples at one node of lam.
 
     Attributes:
+        eps: of the arithmetic in which D was evaluated.
         jacobian: mean of alpha diag(dD/dx), [*data].
         mean: of (y, D, D'), [3, *data]. scatter: sum of their centred products, [3, 3, *data].
     """
 
     count: int
+    eps: float
     jacobian: np.ndarray
     mean: np.ndarray
     scatter: np.ndarray
@@ -40,11 +39,12 @@ class Moments:
     @classmethod
     def of(cls, values: Float[np.ndarray, "3 batch *data"], jacobian: Float[np.ndarray, "batch *data"]) -> Moments:
         """Of the samples of one batch."""
-        values = np.asarray(values, np.float64)
+        eps, values = float(np.finfo(values.dtype).eps), np.asarray(values, np.float64)
         mean = values.mean(1)
         centred = values - mean[:, None]
         return cls(
             count=values.shape[1],
+            eps=eps,
             jacobian=np.asarray(jacobian, np.float64).mean(0),
             mean=mean,
             scatter=np.einsum("ik...,jk...->ij...", centred, centred),
@@ -57,6 +57,7 @@ class Moments:
         shift = other.mean - self.mean
         return Moments(
             count=count,
+            eps=max(self.eps, other.eps),
             jacobian=self.jacobian + part * (other.jacobian - self.jacobian),
             mean=self.mean + part * shift,
             scatter=self.scatter + other.scatter + self.count * part * shift[:, None] * shift,
@@ -84,8 +85,13 @@ def statistics_of(
     df = np.stack([-slope - (1 - l), 1 - l, -np.ones_like(l)], axis=1)
     variance = np.einsum("ni...,nij...,nj...->n...", f, covariance, f)
     covaries = np.einsum("ni...,nij...,nj...->n...", f, covariance, df)
-    size = np.einsum("ni...,nii...,ni...->n...", f, covariance, f)
-    varies = variance > DEGENERATE * size
+    power = mean**2 + np.einsum("nii...->ni...", covariance)
+    varies = variance > _rounding(nodes[0].eps) * np.einsum("ni...,ni...->n...", f**2, power)
     s = np.where(varies, covaries / np.where(varies, variance, 1.0), 0.0)
     b = np.einsum("ni...,ni...->n...", df - s[:, None] * f, mean)
     return Statistics(lam=np.asarray(lam, np.float64), l=l, s=s, b=b, process=process, origin=origin)
+
+
+def _rounding(eps: float) -> float:
+    """Variance that rounding alone gives a difference of terms of unit size: of D, and of the sums in float64."""
+    return max((8 * eps) ** 2, 1e-14)
