@@ -28,7 +28,7 @@ class Config:
     """Sampler overhead."""
 
     calls: int = 20
-    repeats: int = 41
+    repeats: int = 21
     batch: int = 64
     width: int = 128
     depth: int = 4

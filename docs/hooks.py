@@ -1,4 +1,4 @@
-"""Pages that are not written by hand: the reference, the notebook, and the files at the root of the repository."""
+"""Pages that are not written by hand: the reference, the notebooks, and the files at the root of the repository."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def pages() -> dict[str, str]:
     """Address below docs/ -> Markdown."""
     made = {f"reference/{room}.md": reference_page(room) for room in ROOMS}
     made |= {address: adopted_page(ROOT / source) for address, source in ADOPTED.items()}
-    return made | {"tutorials/quickstart.md": notebook_page(ROOT / "notebooks" / "quickstart.ipynb")}
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    return made | {f"tutorials/{path.stem}.md": notebook_page(path) for path in notebooks}
 
 
 def reference_page(room: str) -> str:

@@ -13,6 +13,9 @@ import numpy as np
 import tyro
 from etils import epath
 
+from gendyn.samplers import FITTED, SamplerPlan
+from gendyn.samplers import load as load_plan
+from gendyn.samplers.statistics import Statistics
 from gendyn.training import Model, Sampling, class_labels, guided, load, plan_for, sample
 
 
@@ -70,6 +73,8 @@ class Drawing:
     """Network calls per sample."""
     grid: str | None = None
     """Name of a time grid, for example karras, uniform_lam, uniform_t."""
+    plan: str | None = None
+    """A saved plan, for example from `gendyn tune`, in the place of sampler, nfe and grid."""
     guidance: float | None = None
     """Classifier-free guidance weight; 1 is the conditional model alone."""
     ema: float | None = None
@@ -116,7 +121,7 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
         raise ValueError(f"--batch and --num must be at least 1; got {options.batch} and {num}.")
     sampling = options.sampling(model.experiment.sampling)
     denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
-    plan = plan_for(model.process, sampling)
+    plan = chosen_plan(options, model, sampling)
     labels = class_labels(num, model.num_classes, only_class)
     with progress("sampling", num) as report:
         x = sample(
@@ -132,7 +137,44 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
     if not np.isfinite(x).all():
         raise ValueError("some samples are not finite; use more network calls or another sampler.")
     made = {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights, "num": num}
+    made |= {"sampler": plan.name, "grid": None, "options": {}, "plan": options.plan} if options.plan else {}
     return Drawn(model=model, x=x, labels=labels, how=dataclasses.asdict(sampling) | made)
+
+
+def chosen_plan(options: Drawing, model: Model, sampling: Sampling) -> SamplerPlan:
+    """The saved plan that the options name, checked against the model, or the sampling's."""
+    if options.plan is None:
+        return plan_for(model.process, sampling, fitted_statistics(options, model, sampling))
+    named = [f"--{k}" for k in ("sampler", "nfe", "grid") if getattr(options, k) is not None]
+    if named:
+        raise ValueError(f"--plan already says which sampler runs; leave out {' and '.join(named)}.")
+    plan = load_plan(options.plan)
+    if plan.process != model.process:
+        raise ValueError(
+            f"{options.plan} is a plan for {plan.process}; this run's model was trained on {model.process}."
+        )
+    return plan
+
+
+def statistics_file(run: str, model: Model, guidance: float) -> epath.Path:
+    """Where `gendyn statistics` keeps the tables of one model of a run."""
+    name = f"step{model.step:07d}_{model.weights.replace(' ', '-')}_guidance{guidance:g}.npz"
+    return epath.Path(run) / "statistics" / name
+
+
+def fitted_statistics(options: Drawing, model: Model, sampling: Sampling) -> Statistics | None:
+    """The run's statistics, if the sampler needs them."""
+    if sampling.sampler not in FITTED:
+        return None
+    path = statistics_file(options.run, model, sampling.guidance)
+    if not path.exists():
+        chosen = {"guidance": sampling.guidance, "ema": options.ema, "step": options.step}
+        flags = " ".join(f"--{k} {v}" for k, v in chosen.items() if v is not None)
+        raise ValueError(
+            f"{sampling.sampler} needs statistics of this very model (step {model.step}, {model.weights}, guidance "
+            f"{sampling.guidance:g}); compute them with `gendyn statistics {options.run} {flags}`."
+        )
+    return Statistics.load(path)
 
 
 @contextlib.contextmanager

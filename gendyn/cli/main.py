@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "train an experiment file, or go on training it",
     "sample": "draw samples from a run",
     "evaluate": "measure a run's samples beside real data",
+    "statistics": "measure a run's model for DPM-Solver-v3",
+    "tune": "fit a sampler of few calls to a run's model",
     "study": "compare samplers, grids and numbers of calls on a run",
     "info": "what a run is made of",
 }

@@ -13,7 +13,7 @@ reuses the compiled program. Solvers read (alpha, sigma) at the nodes and nothin
 To add a solver: one file with one such function, and one line in `recipes.SAMPLERS`.
 """
 
-from gendyn.samplers import grids, statistics, study
+from gendyn.samplers import grids, statistics, study, tuning
 from gendyn.samplers.adaptive import Solution, decode, encode, odeint, sdeint
 from gendyn.samplers.brownian import brownian
 from gendyn.samplers.ddim import ancestral, ddim
@@ -44,6 +44,7 @@ from gendyn.samplers.sde_dpm import sde_dpmpp
 from gendyn.samplers.splitting import ancestral_split, dpm2_ancestral, dpmpp_2s_ancestral
 from gendyn.samplers.storage import difference, load, save
 from gendyn.samplers.transforms import analytical_first_step, final_denoise
+from gendyn.samplers.tuning import MovingGrid, tune
 from gendyn.samplers.unipc import unipc
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Grid",
     "Hutchinson",
     "LogLikelihood",
+    "MovingGrid",
     "PlanInfo",
     "Recipe",
     "Row",
@@ -106,5 +108,7 @@ __all__ = [
     "stack",
     "statistics",
     "study",
+    "tune",
+    "tuning",
     "unipc",
 ]

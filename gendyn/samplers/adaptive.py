@@ -92,7 +92,7 @@ def odeint(
         >>> import gendyn as gd, jax.numpy as jnp
         >>> process = gd.processes.EDM()
         >>> D = gd.oracles.GaussianMixture([1.0], [[0.0]], [[1.0]]).denoiser(process)
-        >>> float(odeint(process, D, jnp.array([[2.0**0.5]]), 1.0, 0.002).x[0, 0].round(3))
+        >>> round(float(odeint(process, D, jnp.array([[2.0**0.5]]), 1.0, 0.002).x[0, 0]), 3)
         1.0
     """
     refuse_singular(D, np.asarray([t_start, t_end]))

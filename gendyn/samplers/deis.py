@@ -37,7 +37,7 @@ def interpolant(process: Process, variable: Callable[[Process, Any], Any], recen
     of rho are smooth, so 48 points give machine precision on steps from rho = 150 down to a clean node.
     """
     step = recent[0]
-    xp = namespace(step.sigma_e, step.alpha_e)
+    xp = namespace(step.h)
     s, mass = gauss_legendre(QUADRATURE)
     u_s, u_e = xp.arcsinh(step.sigma_s / step.alpha_s), xp.arcsinh(step.sigma_e / step.alpha_e)
     u = u_s + s * (u_e - u_s)

@@ -144,7 +144,7 @@ class _Form:
 
     def remember(self, alpha: Any, sigma: Any) -> dict[str, Any]:
         """f = (sigma eps - l x)/alpha = (1 - l) x/alpha - D, without eps."""
-        l, _, _ = self.statistics.at(np.log(alpha) - np.log(sigma))  # noqa: E741
+        l, _, _ = self.statistics.at(np.log(alpha) - np.log(sigma))
         return {"oy": (1 - l) / alpha, "om": -1.0}
 
     def correction(self, step: Step, count: int, taylor: Taylor) -> Update:
@@ -169,22 +169,25 @@ class _Form:
         return Update(scale / step.alpha_s, memory, scale * constant)
 
 
-EDM_CIFAR10 = {
+Preset: TypeAlias = dict[int, dict[str, Any]]
+"""Least NFE -> arguments of `gendyn.plan`."""
+
+EDM_CIFAR10: Preset = {
     5: {"order": 3, "predictor_taylor": "pseudo"},
     6: {"order": 3},
     8: {"order": 3, "corrector": False},
 }
-SCORESDE_CIFAR10 = {
+SCORESDE_CIFAR10: Preset = {
     5: {"order": 3, "predictor_taylor": "pseudo", "lower_order_final": False},
     6: {"order": 3},
     10: {"order": 3, "corrector": False},
     12: {"order": 3, "grid_options": {"t_end": 1e-4}},
 }
-LATENT = {5: {"grid": "uniform_t", "order": 3, "corrector_taylor": "pseudo"}}
-GUIDED = {5: {"grid": "uniform_t", "order": 2, "corrector_taylor": "pseudo"}}
-STRONGLY_GUIDED = {5: {"grid": "uniform_t", "order": 2, "corrector": False}}
+LATENT: Preset = {5: {"grid": "uniform_t", "order": 3, "corrector_taylor": "pseudo"}}
+GUIDED: Preset = {5: {"grid": "uniform_t", "order": 2, "corrector_taylor": "pseudo"}}
+STRONGLY_GUIDED: Preset = {5: {"grid": "uniform_t", "order": 2, "corrector": False}}
 
-PRESETS: dict[str, dict[int, dict[str, Any]]] = {
+PRESETS: dict[str, Preset] = {
     "edm_cifar10": EDM_CIFAR10,
     "scoresde_cifar10": SCORESDE_CIFAR10,
     "lsun_latent": LATENT,
@@ -192,7 +195,7 @@ PRESETS: dict[str, dict[int, dict[str, Any]]] = {
     "stable_diffusion": GUIDED,
     "stable_diffusion_strong": STRONGLY_GUIDED,
 }
-"""Published settings: name -> {least NFE: arguments of `gendyn.plan`}. What is not named is the default. Two differ
+"""Published settings by name. What is not named is the default. Two differ
 from it only in their statistics: "imagenet256_guided" used l = 1; "stable_diffusion_strong" is for guidance of 5 and
 more."""
 

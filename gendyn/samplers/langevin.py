@@ -128,7 +128,7 @@ def _corrected(
         score = (alpha * D(x, row.t[0], cond) - x) / sigma**2
         z = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
         eps = 2 * (snr * _norm(z) / _norm(score)) ** 2
-        return x + eps * score + jnp.sqrt(2 * eps) * z, key, row, (alpha, sigma)
+        return (x + eps * score + jnp.sqrt(2 * eps) * z).astype(x.dtype), key, row, (alpha, sigma)
 
     def step(x: Array, inputs: Any) -> Any:
         index, row, level = inputs

@@ -134,7 +134,7 @@ def log_likelihood(
         >>> import gendyn as gd, jax.numpy as jnp
         >>> process = gd.processes.RectifiedFlow()
         >>> D = gd.oracles.GaussianMixture([1.0], [[0.0]], [[1.0]]).denoiser(process)
-        >>> float(log_likelihood(process, D, jnp.zeros((1, 1))).log_prob[0].round(2))
+        >>> round(float(log_likelihood(process, D, jnp.zeros((1, 1))).log_prob[0]), 2)
         -0.92
     """
     ends = [given if t is None else t for t, given in zip((t_start, t_end), default_ends(process), strict=True)]

@@ -81,8 +81,8 @@ class FittedRecipe(Recipe):
     ) -> list[SamplerPlan]:
         if options.get("statistics") is None:
             raise ValueError(
-                "this sampler needs statistics= of the model: gd.samplers.statistics.estimate(process, D, data, key), or "
-                "`gendyn statistics RUN` for a run."
+                "this sampler needs statistics= of the model: gd.samplers.statistics.estimate(process, D, data, key), "
+                "or `gendyn statistics RUN` for a run."
             )
         return [self.build(process, grid(nfe), **options)]
 

@@ -40,7 +40,7 @@ def sde_dpmpp(
         >>> import gendyn as gd
         >>> plan = gd.plan("sde_dpmpp_2m", gd.processes.RectifiedFlow(), nfe=8)
         >>> plan.nfe, plan.noise_rows
-        (8, 8)
+        (8, 7)
     """
     require_nonnegative("eta", eta)
     if order not in (1, 2, 3):

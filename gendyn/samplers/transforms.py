@@ -7,29 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from gendyn.samplers.levels import CLOCK_END
+from gendyn.samplers.grids import Grid
 from gendyn.samplers.plan import LEAVES, Row, SamplerPlan, assemble
 
 
-def final_denoise(plan: SamplerPlan) -> SamplerPlan:
-    """The plan followed by x <- D(x, t_end): one more call removes the noise of size sigma(t_end) left at the end.
+def final_denoise(plan: SamplerPlan, grid: Grid) -> SamplerPlan:
+    """The plan of this grid followed by x <- D(x, t_end): one more call removes the noise sigma(t_end) left at the end.
 
     What dpm-solver calls denoise_to_zero. A step into a clean last node returns the D of the node before instead.
 
     Raises:
-        ValueError: a plan that ends clean already.
+        ValueError: a grid that ends clean already.
 
     Example:
         >>> import gendyn as gd
-        >>> final_denoise(gd.plan("dpm_2m", gd.processes.VPLinear(), nfe=9)).nfe
+        >>> process = gd.processes.VPLinear()
+        >>> grid = gd.samplers.grids.uniform_lam(process, n=9)
+        >>> final_denoise(gd.samplers.dpm_solver(process, grid), grid).nfe
         10
     """
-    lam = float(plan.clock[-1, 1])
-    if lam >= CLOCK_END:
+    if grid.clean:
         raise ValueError(f"{plan.name} ends clean already: there is nothing left to denoise at the end.")
     last = assemble(
         plan.process,
-        [Row(t=plan.process.t_of_lam(np.float64(lam)), sx=0.0, sm=(1.0,), clock=(lam, lam))],
+        [Row(t=grid.t[-1], sx=0.0, sm=(1.0,))],
         name=f"{plan.name}+denoise",
         order=plan.order,
     ).pad(window=plan.window, draws=plan.draws)

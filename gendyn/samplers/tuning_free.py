@@ -34,7 +34,7 @@ class MovingGrid:
     The ends stay; the node before a clean one, and the one after pure noise, move like the others.
 
     Attributes:
-        solver: (process, grid) -> plan in the array module of the grid, for example `ddim` or `partial(dpmpp, order=3)`.
+        solver: (process, grid) -> plan in the grid's array module, for example `ddim` or `partial(dpmpp, order=3)`.
         grid: where it starts.
     """
 
@@ -177,20 +177,19 @@ class Labels:
     """Shifts, in lam, of the times that the network is told, away from the nodes of the coefficients.
 
     Tong et al. 2024, "Learning to Discretize Denoising Diffusion ODEs" (arXiv 2405.15506). A shift stays within `reach`
-    of the distance to the nearest other call, and inside the process's interval; a call at pure noise is left alone.
+    of the distance to the nearest other call, and inside the process's interval. The first call is left alone: its time
+    says where the plan starts.
     """
 
     reach: float = 0.5
 
     def shape(self, base: Base) -> tuple[int, ...]:
-        return (base.nfe,)
+        return (base.nfe - 1,)
 
     def apply(self, values: Any, form: Triangle, base: Base) -> Triangle:
-        xp, process, finite = namespace(form.t, values), base.plan.process, np.isfinite(base.lam)
-        lam = process.lam(xp.where(finite, form.t, process.t_of_lam(np.float64(0.0))))
-        room = self.reach * base.gaps
-        shifted = xp.clip(lam + room * xp.tanh(values / room), *base.ends)
-        return dataclasses.replace(form, t=xp.where(finite, process.t_of_lam(shifted), form.t))
+        xp, process, room = namespace(form.t, values), base.plan.process, self.reach * base.gaps[1:]
+        shifted = xp.clip(process.lam(form.t[1:]) + room * xp.tanh(values / room), *base.ends)
+        return dataclasses.replace(form, t=xp.concatenate([form.t[:1], process.t_of_lam(shifted)]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -312,7 +311,7 @@ class Base:
 
     @cached_property
     def ends(self) -> tuple[float, float]:
-        """Range of lam in which the network may be called: the process's interval, or further if the plan goes further."""
+        """Range of lam in which the network may be called: the process's interval, or as far as the plan goes."""
         with np.errstate(divide="ignore"):
             low, high = self.plan.process.lam(np.array(default_ends(self.plan.process)))
         finite = self.lam[np.isfinite(self.lam)]

@@ -33,6 +33,8 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self.folder = epath.Path(folder)
+        if "://" not in str(folder):  # orbax takes absolute paths only
+            self.folder = self.folder.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last, keep_period=keep_every, create=not read_only, read_only=read_only
         )

@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 from gendyn import distributed, samplers
 from gendyn.control import cfg
 from gendyn.samplers import SamplerPlan
+from gendyn.samplers.statistics import Statistics
 from gendyn.training.experiment import Sampling
 
 
-def plan_for(process: Any, sampling: Sampling) -> SamplerPlan:
-    """The plan that a `Sampling` names."""
-    return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **sampling.options)
+def plan_for(process: Any, sampling: Sampling, statistics: Statistics | None = None) -> SamplerPlan:
+    """The plan that a `Sampling` names; samplers of `samplers.FITTED` need the model's statistics."""
+    fitted = {} if statistics is None else {"statistics": statistics}
+    return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **sampling.options, **fitted)
 
 
 def guided(denoiser: Any, weight: float, num_classes: int | None) -> Any:

@@ -69,6 +69,7 @@ def test_stochastic_calls_are_counted_and_cond_arrives():
     np.testing.assert_allclose(solution.x, 7.0, atol=0.3)
 
 
+@pytest.mark.slow
 def test_sde_reaches_the_marginal():
     """4096 draws in one dimension, bounds at 4 standard errors: false alarms once in ten thousand keys."""
     process, key = PROCESSES["vp_linear"](), jax.random.key(0)

@@ -1,6 +1,7 @@
 """DPM-Solver-v3: its special cases are other solvers, it is exact for what it integrates, and it has its order."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -32,7 +33,9 @@ def wavy(nodes=41):
 def straight():
     """Tables that are straight lines. (At a node of finer ones f has a kink, of the size of l'' times the spacing.)"""
     ends = np.array([0.0, 1.0])[:, None]
-    return Statistics(lam=np.array([-8.0, 8.0]), l=0.2 + ends * [0.5, 0.7], s=0.8 - ends * [2.0, 1.6], b=0.3 - ends * [1.0, 0.6])
+    return Statistics(
+        lam=np.array([-8.0, 8.0]), l=0.2 + ends * [0.5, 0.7], s=0.8 - ends * [2.0, 1.6], b=0.3 - ends * [1.0, 0.6]
+    )
 
 
 def samples(plan, process):
@@ -104,7 +107,7 @@ class AffineModel:
         kinks = self.statistics.lam[(self.statistics.lam > self.start) & (self.statistics.lam < self.end)]
         pieces = np.concatenate([[self.start], kinks, [self.end]])
         states = [first]
-        for a, b in zip(pieces[:-1], pieces[1:], strict=True):
+        for a, b in itertools.pairwise(pieces):
             states.append(solve_ivp(rate, (a, b), states[-1], method="DOP853", rtol=1e-13, atol=1e-13).y[:, -1])
         object.__setattr__(self, "pieces", pieces)
         object.__setattr__(self, "states", np.array(states))
@@ -201,9 +204,9 @@ def test_pseudo_derivatives_have_order_two():
 
 def test_declared_order():
     grid = grids.uniform_lam(EDM, 12)
-    declared = lambda **settings: dpm_solver_v3(
-        EDM, grid, statistics=wavy(), **({"lower_order_final": False} | settings)
-    ).order
+    declared = lambda **settings: (
+        dpm_solver_v3(EDM, grid, statistics=wavy(), **({"lower_order_final": False} | settings)).order
+    )
     assert declared() == 3
     assert declared(order=4, corrector=False) == 4
     assert declared(predictor_taylor="pseudo", corrector=False) == 2

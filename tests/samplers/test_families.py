@@ -335,7 +335,7 @@ def test_adams_rules_refuse_pure_noise(build):
         (lambda: S.dpmpp(VP, CLEAN, kind="singlestep", orders=[2, 2, 2]), "has order 1"),
         (lambda: grids.subdivide(CLEAN, [2] * 6), "cannot be cut in lam"),
         (lambda: grids.subdivide(CLEAN, [2] * 5), "one positive number per step"),
-        (lambda: S.final_denoise(S.dpmpp(VP, CLEAN)), "ends clean already"),
+        (lambda: S.final_denoise(S.dpmpp(VP, CLEAN), CLEAN), "ends clean already"),
         (lambda: S.analytical_first_step(S.ddim(VP, CLEAN, eta=1.0)), "deterministic plan"),
     ],
 )
@@ -371,7 +371,7 @@ def test_analytical_first_step_is_the_plan_with_its_first_answer_given(name):
 
 def test_final_denoise_returns_the_denoised_state():
     plan = S.dpm_solver(VP, uneven(VP))
-    longer = S.final_denoise(plan)
+    longer = S.final_denoise(plan, uneven(VP))
     assert longer.nfe == plan.nfe + 1
     t_end = uneven(VP).t[-1]
     np.testing.assert_allclose(sample(longer), MIXTURE.denoiser(VP)(sample(plan), t_end), rtol=1e-9)
@@ -381,7 +381,9 @@ def test_final_denoise_of_per_element_coefficients():
     plan = S.dpm_solver(VP, uneven(VP))
     wide = {k: np.stack([getattr(plan, k)] * 2, -1) for k in LEAVES if k not in ("t", "call", "clock")}
     per_element = dataclasses.replace(plan, **wide)
-    np.testing.assert_allclose(sample(S.final_denoise(per_element)), sample(S.final_denoise(plan)), rtol=1e-12)
+    grid = uneven(VP)
+    wanted = sample(S.final_denoise(plan, grid))
+    np.testing.assert_allclose(sample(S.final_denoise(per_element, grid)), wanted, rtol=1e-12)
 
 
 # --- Traced grids -------------------------------------------------------------------------------------------------

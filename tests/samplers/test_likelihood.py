@@ -15,7 +15,9 @@ MIXTURE = GaussianMixture([0.4, 0.6], [[-1.0, 0.3], [0.8, -0.2]], [[0.15, 0.05],
 TIGHT = {"rtol": 1e-10, "atol": 1e-10, "solver": diffrax.Dopri8()}
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "edm", "rectified_flow", "subvp"])
+@pytest.mark.parametrize(
+    "name", ["edm", "rectified_flow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vp_linear", "subvp"))]
+)
 def test_the_budget_closes(name, x64):
     """log p at the data = log p at the noise + divergence, both exact; and the latent decodes to the data."""
     process = PROCESSES[name]()

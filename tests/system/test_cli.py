@@ -53,7 +53,7 @@ def test_every_command_has_help(gendyn, command):
 def test_every_option_of_a_command_is_explained(gendyn, argv):
     """Between an option and the next one there is a word that is not its type or its default."""
     text = re.sub(r"[│╭╮╰╯─]", " ", gendyn(*argv, "--help").out)
-    explained = dict(re.findall(r"--([a-z-]+) (.*?)(?=\s--[a-z]|\Z)", text, flags=re.DOTALL))
+    explained = dict(re.findall(r"--([a-z-]+)(.*?)(?=\s--(?!no-)[a-z]|\Z)", text, flags=re.DOTALL))
     config = {field.name.replace("_", "-") for field in dataclasses.fields(load_config_class(DIGITS))}
     assert len(explained) > 1
     for option in explained.keys() - config:

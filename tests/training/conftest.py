@@ -10,6 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import gendyn as gd
 from gendyn.tree import paths
 
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Tests that train the same network share one compilation, through jax's persistent cache."""

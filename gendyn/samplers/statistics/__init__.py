@@ -13,8 +13,9 @@ best choice on average over the data makes f least dependent on x, and its deriv
 `estimate` measures them for any denoiser, `Statistics` holds them as tables over lam, saved beside the checkpoint.
 """
 
-from gendyn.samplers.statistics.estimate import Probes, counted, estimate, moments, relative_difference
+from gendyn.samplers.statistics.estimate import counted, estimate, moments, relative_difference
 from gendyn.samplers.statistics.moments import Moments, statistics_of
+from gendyn.samplers.statistics.pairs import Probes
 from gendyn.samplers.statistics.quadrature import GAUSS, TRAPEZOID, Quadrature, collocation
 from gendyn.samplers.statistics.tables import Origin, Statistics
 

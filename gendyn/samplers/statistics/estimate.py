@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +14,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from gendyn.processes import Process
 from gendyn.samplers.grids import uniform_lam
 from gendyn.samplers.statistics.moments import Moments, statistics_of
+from gendyn.samplers.statistics.pairs import Pairs, Probes
 from gendyn.samplers.statistics.tables import Origin, Statistics
 from gendyn.tree import pytree
 
-Probes: TypeAlias = int | Literal["exact"]
 Report: TypeAlias = Callable[[int], None]
 
 
 def estimate(
     process: Process,
     D: Callable[..., Any],
-    data: Float[Array, "samples *data"],
+    data: Float[Array | np.ndarray, "samples *data"],
     key: PRNGKeyArray | None = None,
     *,
     num_times: int = 120,
@@ -106,7 +105,7 @@ def counted(origin: Origin, nodes: Sequence[Moments], probes: Probes) -> Origin:
 def moments(
     process: Process,
     D: Callable[..., Any],
-    data: Float[Array, "samples *data"],
+    data: Float[Array | np.ndarray, "samples *data"],
     key: PRNGKeyArray | None = None,
     *,
     lam: Float[np.ndarray, " nodes"],
@@ -125,7 +124,7 @@ def moments(
         first: position of data[0] in the whole set, so that parts of a set draw what the whole would.
     """
     levels = _levels(process, D, lam, jnp.promote_types(data.dtype, jnp.float32))
-    samples = _Samples(data=data, cond=cond, noise=noise, key=key, probes=probes, fresh=fresh, first=first)
+    samples = Pairs(data=data, cond=cond, noise=noise, key=key, probes=probes, fresh=fresh, first=first)
     samples.require()
     D = D if _is_tree(D) else jax.tree_util.Partial(D)
     batch = min(batch or _usual_batch(), len(data))
@@ -168,64 +167,11 @@ def _levels(process: Process, D: Any, lam: np.ndarray, dtype: Any) -> list[_Leve
     dt = 1 / (dlog_alpha - dlog_sigma)
     singular = getattr(D, "singular", None)
     if singular is not None and (bad := t[singular(t)]).size:
-        raise ValueError(f"this network's prediction does not determine the denoised at t = {bad[0]:g}; keep lam inside.")
+        raise ValueError(
+            f"this network's prediction does not determine the denoised at t = {bad[0]:g}; keep lam inside."
+        )
     columns = (np.asarray(c, dtype) for c in (t, alpha, sigma, dt, dlog_alpha * dt))
     return [_Level(t=a, alpha=b, sigma=c, dt=d, dlog_alpha=e) for a, b, c, d, e in zip(*columns, strict=True)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Samples:
-    """The examples with what is drawn for them, by position."""
-
-    data: Any
-    cond: Any
-    noise: Any
-    key: Any
-    probes: Probes
-    fresh: bool
-    first: int
-
-    def require(self) -> None:
-        shape = np.shape(self.data)
-        if len(shape) < 2 or shape[0] < 2:
-            raise ValueError(f"statistics need two or more examples, [samples, *data]; got data of shape {shape}.")
-        if self.probes != "exact" and not self.probes >= 1:
-            raise ValueError(f'probes must be at least 1, or "exact"; got {self.probes}.')
-        if self.key is None and (self.noise is None or self.probes != "exact"):
-            raise ValueError('pass key=jax.random.key(...), or noise= with probes="exact", which draw nothing.')
-        if self.noise is not None and np.shape(self.noise) != shape:
-            raise ValueError(f"noise must have the shape of the data, {shape}; got {np.shape(self.noise)}.")
-
-    def draw(self, start: int, size: int, node: int) -> tuple[Any, Any, Any, Any]:
-        """(data, noise, probes, cond) of `size` samples from `start`; past the end the last one is repeated."""
-        rows = np.minimum(np.arange(start, start + size), len(self.data) - 1)
-        take = lambda a: jnp.asarray(np.asarray(a)[rows])
-        data, cond = take(self.data), jax.tree.map(take, self.cond)
-        data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
-        keys = None
-        if self.key is not None:
-            key = jax.random.fold_in(self.key, node) if self.fresh else self.key
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(self.first + rows))
-        noise = _normal(keys, data) if self.noise is None else take(self.noise).astype(data.dtype)
-        return data, noise, self._probes(keys, data), cond
-
-    def _probes(self, keys: Any, data: Array) -> Array:
-        """[probes, batch, *data] of square sum one over the probes, so that the sum of v * (J v) is the diagonal."""
-        if self.probes == "exact":
-            size = data[0].size
-            return jnp.eye(size, dtype=data.dtype).reshape(size, 1, *data.shape[1:])
-        return _signs(keys, data, self.probes)
-
-
-@jax.jit
-def _normal(keys: Any, like: Array) -> Array:
-    return jax.vmap(lambda key, one: jax.random.normal(jax.random.fold_in(key, 0), one.shape, one.dtype))(keys, like)
-
-
-@partial(jax.jit, static_argnames="probes")
-def _signs(keys: Any, like: Array, probes: int) -> Array:
-    draw = lambda key, one: jax.random.rademacher(jax.random.fold_in(key, 1), (probes, *one.shape), one.dtype)
-    return jnp.moveaxis(jax.vmap(draw)(keys, like), 1, 0) / jnp.sqrt(jnp.asarray(probes, like.dtype))
 
 
 @jax.jit

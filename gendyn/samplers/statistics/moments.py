@@ -77,7 +77,7 @@ def statistics_of(
     """
     if len(nodes) < 3:
         raise ValueError(f"the derivative of l needs at least 3 nodes of lam; got {len(nodes)}.")
-    l = 1 - np.stack([node.jacobian for node in nodes])  # noqa: E741
+    l = 1 - np.stack([node.jacobian for node in nodes])
     slope = np.gradient(l, lam, axis=0, edge_order=2)
     mean = np.stack([node.mean for node in nodes])
     covariance = np.stack([node.scatter / node.count for node in nodes])

@@ -39,13 +39,14 @@ class Quadrature:
     widest: float
 
 
-def collocation(points: Sequence[float], widest: float = np.inf) -> Quadrature:
+def collocation(points: Sequence[float] | np.ndarray, widest: float = np.inf) -> Quadrature:
     """The rule that integrates the polynomial through its points.
 
     >>> collocation((0.0, 1.0)).weights.tolist()
     [0.5, 0.5]
     """
     at, mass = gauss_legendre(len(points))
+    points = [float(c) for c in points]
 
     def integral(end: float) -> list[Any]:
         return [end * (mass * value).sum() for value in lagrange(points, end * at)]

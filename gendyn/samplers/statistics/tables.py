@@ -60,7 +60,7 @@ class Statistics:
     """
 
     lam: Any
-    l: Any  # noqa: E741
+    l: Any
     s: Any
     b: Any
     process: Process | None = static(default=None)
@@ -77,7 +77,7 @@ class Statistics:
         start, end = self.lam[right - 1], self.lam[right]
         weight = np.clip((lam - start) / (end - start), 0.0, 1.0)
         weight = weight.reshape(lam.shape + (1,) * len(self.data_shape))
-        l, s, b = ((1 - weight) * table[right - 1] + weight * table[right] for table in (self.l, self.s, self.b))  # noqa: E741
+        l, s, b = ((1 - weight) * table[right - 1] + weight * table[right] for table in (self.l, self.s, self.b))
         return l, s, b
 
     def require(self, grid: Grid) -> None:
@@ -90,16 +90,17 @@ class Statistics:
         if self.process is not None and self.process != grid.process:
             raise ValueError(
                 f"these statistics were measured on a model with the path {_short(self.process)}, but the plan is for "
-                f"{_short(grid.process)}; estimate them for the model that you sample (gd.samplers.statistics.estimate, "
-                "or `gendyn statistics RUN`)."
+                f"{_short(grid.process)}; estimate them for the model that you sample "
+                "(gd.samplers.statistics.estimate, or `gendyn statistics RUN`)."
             )
         low, high = self.lam[0], self.lam[-1]
         start, end = grid.lam[0], grid.lam[-1]
         if start < low - SLACK or end > high + SLACK:
             t_start, t_end = (float(grid.process.t_of_lam(lam)) for lam in (low, high))
             raise ValueError(
-                f"the statistics cover lam from {low:.4g} to {high:.4g}, but the grid runs from {start:.4g} to {end:.4g}; "
-                f"keep the grid inside (t_start={t_start:.6g}, t_end={t_end:.6g}) or estimate statistics over its range."
+                f"the statistics cover lam from {low:.4g} to {high:.4g}, but the grid runs from {start:.4g} to "
+                f"{end:.4g}; keep the grid inside (t_start={t_start:.6g}, t_end={t_end:.6g}) or estimate statistics "
+                "over its range."
             )
 
     def snap(self, grid: Grid) -> Grid:
