@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tyro
@@ -144,7 +144,8 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
 def chosen_plan(options: Drawing, model: Model, sampling: Sampling) -> SamplerPlan:
     """The saved plan that the options name, checked against the model, or the sampling's."""
     if options.plan is None:
-        return plan_for(model.process, sampling, fitted_statistics(options, model, sampling))
+        statistics = fitted_statistics(options, model, sampling.sampler, sampling.guidance)
+        return plan_for(model.process, sampling, statistics)
     named = [f"--{k}" for k in ("sampler", "nfe", "grid") if getattr(options, k) is not None]
     if named:
         raise ValueError(f"--plan already says which sampler runs; leave out {' and '.join(named)}.")
@@ -162,17 +163,28 @@ def statistics_file(run: str, model: Model, guidance: float) -> epath.Path:
     return epath.Path(run) / "statistics" / name
 
 
-def fitted_statistics(options: Drawing, model: Model, sampling: Sampling) -> Statistics | None:
+class Chosen(Protocol):
+    """The options that choose a model of a run."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def ema(self) -> float | None: ...
+    @property
+    def step(self) -> int | None: ...
+
+
+def fitted_statistics(options: Chosen, model: Model, sampler: str, guidance: float) -> Statistics | None:
     """The run's statistics, if the sampler needs them."""
-    if sampling.sampler not in FITTED:
+    if sampler not in FITTED:
         return None
-    path = statistics_file(options.run, model, sampling.guidance)
+    path = statistics_file(options.run, model, guidance)
     if not path.exists():
-        chosen = {"guidance": sampling.guidance, "ema": options.ema, "step": options.step}
+        chosen = {"guidance": guidance, "ema": options.ema, "step": options.step}
         flags = " ".join(f"--{k} {v}" for k, v in chosen.items() if v is not None)
         raise ValueError(
-            f"{sampling.sampler} needs statistics of this very model (step {model.step}, {model.weights}, guidance "
-            f"{sampling.guidance:g}); compute them with `gendyn statistics {options.run} {flags}`."
+            f"{sampler} needs statistics of this very model (step {model.step}, {model.weights}, guidance "
+            f"{guidance:g}); compute them with `gendyn statistics {options.run} {flags}`."
         )
     return Statistics.load(path)
 

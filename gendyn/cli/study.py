@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from etils import epath
 
-from gendyn.cli.common import parse, progress
+from gendyn.cli.common import fitted_statistics, parse, progress
 from gendyn.files import write_atomic
 from gendyn.samplers import study
 from gendyn.training import class_labels, guided, load
@@ -49,7 +49,9 @@ def run(argv: list[str]) -> int:
     options: Study = parse(Study, argv, prog="gendyn study", description=Study.__doc__ or "")
     model = load(options.run, ema=options.ema, step=options.step)
     folder = epath.Path(options.out or epath.Path(options.run) / "study")
-    chosen = study.cells(options.samplers, options.grids, options.nfe)
+    fitted = {s: fitted_statistics(options, model, s, options.guidance) for s in options.samplers}
+    extra = {s: {"statistics": statistics} for s, statistics in fitted.items() if statistics is not None}
+    chosen = study.cells(options.samplers, options.grids, options.nfe, extra)
     prepared = study.prepare(model.process, chosen)
     if not prepared.plans:
         raise ValueError(f"no cell can be built; for example: {next(iter(prepared.refused.values()))}")

@@ -87,8 +87,7 @@ def dpm_solver_v3(
         corrected: where the corrector acts, one of `CORRECTED`.
         orders: the predictor's order at each step, in place of the usual start-up.
         lower_order_final: True (as published), False, or "short": on fewer than ten steps.
-        quadrature: GAUSS, exact between nodes of the tables; TRAPEZOID with `statistics.snap(grid)` is the published
-        code.
+        quadrature: GAUSS is exact for the tables; TRAPEZOID with `statistics.snap(grid)` is the published code.
 
     Raises:
         ValueError: a grid that touches pure noise or clean data; statistics of another path, range or shape.
@@ -101,6 +100,8 @@ def dpm_solver_v3(
         8
     """
     concrete("DPM-Solver-v3's quadrature", grid.t)
+    _choose(POLYNOMIALS, predictor_taylor=predictor_taylor, corrector_taylor=corrector_taylor)
+    _choose(CORRECTED, corrected=corrected)
     refuse_ends(grid, "DPM-Solver-v3", remedy="dpmpp")
     statistics.require(grid)
     taken, used = list(steps(process, grid)), step_orders(grid, order, orders, lower_order_final=lower_order_final)
@@ -121,6 +122,12 @@ def dpm_solver_v3(
     converges = _order(order, predictor_taylor, corrector and corrected == "everywhere", corrector_taylor)
     name = f"dpm_solver_v3_{order}{'' if corrector else '_uncorrected'}"
     return assemble(process, rows, name=name, order=true_order(grid, converges, used))
+
+
+def _choose(known: dict[str, Any], **chosen: str) -> None:
+    for name, value in chosen.items():
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
 
 
 def _backwards(i: int, count: int) -> list[int]:

@@ -174,10 +174,10 @@ def plan(
         >>> gd.plan("heun", gd.processes.EDM(), nfe=35).rows
         35
     """
-    recipe = _lookup("sampler", name, SAMPLERS | FITTED)
+    chosen = recipe(name)
     if nfe < 1:
         raise ValueError(f"nfe must be at least 1; got {nfe}.")
-    candidates = recipe.plans(process, nfe, nodes(name, process, grid, grid_options), options)
+    candidates = chosen.plans(process, nfe, nodes(name, process, grid, grid_options), options)
     for candidate in candidates:
         if candidate.nfe == nfe:
             return candidate
@@ -195,10 +195,20 @@ def nodes(
 
     The recipe's final_zero applies to every grid, unless grid_options say otherwise.
     """
-    recipe = _lookup("sampler", name, SAMPLERS | FITTED)
-    builder = grid if callable(grid) else _lookup("grid", grid or recipe.grid, GRIDS)
-    habit = {} if recipe.final_zero is None else {"final_zero": recipe.final_zero}
+    chosen = recipe(name)
+    builder = grid if callable(grid) else grid_builder(grid or chosen.grid)
+    habit = {} if chosen.final_zero is None else {"final_zero": chosen.final_zero}
     return lambda n: builder(process, n, **(habit | (grid_options or {})))
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name."""
+    return _lookup("sampler", name, SAMPLERS | FITTED)
+
+
+def grid_builder(name: str) -> Callable[..., Grid]:
+    """The grid builder of that name."""
+    return _lookup("grid", name, GRIDS)
 
 
 def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:

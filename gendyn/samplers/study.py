@@ -6,7 +6,7 @@ one, stochastic cells another, the fine solution has its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from gendyn.processes import Process
 from gendyn.samplers.grids import explicit, uniform_lam
 from gendyn.samplers.heun import heun
 from gendyn.samplers.plan import SamplerPlan
-from gendyn.samplers.recipes import nodes, plan
+from gendyn.samplers.recipes import grid_builder, nodes, plan, recipe
 from gendyn.samplers.run import run
 
 Quality: TypeAlias = Callable[[np.ndarray], dict[str, float]]
@@ -45,9 +45,23 @@ class Cell:
         return nodes(self.sampler, process, self.grid, ends)(2).clean
 
 
-def cells(samplers: Iterable[str], grids: Iterable[str], nfes: Iterable[int]) -> list[Cell]:
-    """Every combination."""
-    return [Cell(sampler=s, grid=g, nfe=n) for s in samplers for g in grids for n in nfes]
+def cells(
+    samplers: Iterable[str],
+    grids: Iterable[str],
+    nfes: Iterable[int],
+    options: Mapping[str, dict[str, Any]] | None = None,
+) -> list[Cell]:
+    """Every combination; `options` are solver options by sampler, for example {"dpm_solver_v3": {"statistics": s}}.
+
+    Raises:
+        ValueError: an unknown sampler or grid.
+    """
+    samplers, grids, options = list(samplers), list(grids), options or {}
+    for name in samplers:
+        recipe(name)
+    for name in grids:
+        grid_builder(name)
+    return [Cell(sampler=s, grid=g, nfe=n, options=options.get(s, {})) for s in samplers for g in grids for n in nfes]
 
 
 @dataclass(frozen=True, kw_only=True)

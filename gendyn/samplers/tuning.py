@@ -125,8 +125,8 @@ def tune(
     (numbers + 1) nfe num calls.
 
     Raises:
-        ValueError: a stochastic plan; one whose first row calls nothing; another process's; `Nodes()` without a moving grid; a distance or a size
-            that the optimizer cannot serve.
+        ValueError: a stochastic plan; one whose first row calls nothing, or of another process; `Nodes()` without a
+            moving grid; a distance that the optimizer cannot serve.
 
     Example:
         >>> import gendyn as gd, jax

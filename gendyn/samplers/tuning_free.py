@@ -27,6 +27,10 @@ from gendyn.samplers.plan import PlanInfo, SamplerPlan
 from gendyn.tree import namespace, pytree
 
 
+GROWTH = 5.0
+"""A step grows or shrinks by at most e^5: nodes stay apart, whatever an optimizer tries."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MovingGrid:
     """A solver on a grid whose nodes may move: where `tune` starts if the grid is to be tuned too.
@@ -161,15 +165,16 @@ class Nodes:
         return dataclasses.replace(grid, t=tuple(t), alpha=tuple(alpha), sigma=tuple(sigma))
 
     def _levels(self, values: Any, grid: Grid, lam: np.ndarray) -> Any:
+        """lam of the finite nodes, in order whatever the numbers are."""
         xp = namespace(values)
-        sizes = np.diff(lam) * xp.exp(values[: len(lam) - 1])
-        if not grid.from_pure_noise and not grid.clean:
-            sizes = sizes * ((lam[-1] - lam[0]) / sizes.sum())
-        offsets = xp.concatenate([np.zeros(1), xp.cumsum(sizes)])
+        sizes = np.diff(lam) * xp.exp(GROWTH * xp.tanh(values[: len(lam) - 1] / GROWTH))
         if grid.from_pure_noise and not grid.clean:
-            return lam[-1] + offsets - offsets[-1]
+            return lam[-1] - xp.concatenate([xp.cumsum(sizes[::-1])[::-1], np.zeros(1)])
         first = lam[0] + (values[-1] if grid.from_pure_noise else 0.0)
-        return xp.minimum(first + offsets, max(lam[-1], grid.process.lam(default_ends(grid.process)[1])))
+        cleanest = max(lam[-1], grid.process.lam(default_ends(grid.process)[1])) if grid.clean else lam[-1]
+        share = (cleanest - first) / sizes.sum()
+        sizes = sizes * (xp.minimum(share, 1.0) if grid.clean else share)
+        return first + xp.concatenate([np.zeros(1), xp.cumsum(sizes)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,7 +212,7 @@ class Rows:
     per_element: bool = False
 
     def shape(self, base: Base) -> tuple[int, ...]:
-        return (int(self._places(base.nfe).sum()), *(base.shape if self.per_element else ()))
+        return (int(self._places(base.nfe).sum()), *(base.example if self.per_element else ()))
 
     def apply(self, values: Any, form: Triangle, base: Base) -> Triangle:
         """B and C move in units of the signal at the node they lead to, A by a factor; kept sums: by differences."""

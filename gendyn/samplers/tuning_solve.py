@@ -269,7 +269,8 @@ class LevenbergMarquardt:
         diagonal, loss = np.diag(matrix), problem.distance.penalty(measures, scale).mean()
         for mu in damping * 4.0 ** np.arange(TRIES):
             trial = values - np.linalg.solve(matrix + np.diag(mu * diagonal + 1e-15 * diagonal.max()), vector)
-            found = problem.measures(problem.family.plan(trial), problem.pairs)
+            with np.errstate(over="ignore", invalid="ignore"):  # a wild trial: refused on the next line
+                found = problem.measures(problem.family.plan(trial), problem.pairs)
             if np.isfinite(found).all() and problem.distance.penalty(found, scale).mean() < loss:
                 return trial, found, max(mu / 5, 1e-9)
         return None

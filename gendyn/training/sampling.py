@@ -20,7 +20,8 @@ from gendyn.training.experiment import Sampling
 def plan_for(process: Any, sampling: Sampling, statistics: Statistics | None = None) -> SamplerPlan:
     """The plan that a `Sampling` names; samplers of `samplers.FITTED` need the model's statistics."""
     fitted = {} if statistics is None else {"statistics": statistics}
-    return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **sampling.options, **fitted)
+    options: dict[str, Any] = sampling.options | fitted
+    return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **options)
 
 
 def guided(denoiser: Any, weight: float, num_classes: int | None) -> Any:

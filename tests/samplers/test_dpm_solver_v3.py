@@ -279,6 +279,8 @@ def test_refusals():
         dpm_solver_v3(flow, grids.uniform_t(flow, 5, t_end=0.9), statistics=wavy())
     with pytest.raises(ValueError, match="estimate them for the model"):
         plan(vp, dataclasses.replace(wavy(), process=EDM), nfe=5)
+    with pytest.raises(ValueError, match="interpolating, pseudo"):
+        plan(statistics=wavy(), nfe=5, predictor_taylor="psuedo")
     with pytest.raises(ValueError, match="needs 3 steps or more"):
         plan(statistics=wavy(), nfe=2)
     short = dataclasses.replace(wavy(), lam=np.linspace(-4.0, 4.0, 41))

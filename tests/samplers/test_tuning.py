@@ -90,12 +90,12 @@ def test_zero_is_the_base_plan_on_the_host_and_traced(name, process, x64):
 def test_nodes_move_between_ends_that_stay(process, builder, final_zero):
     grid = builder(process, 6, final_zero=final_zero)
     part, base = tuning.Nodes(), Base(start=MovingGrid(solver=samplers.ddim, grid=grid), example=(2,))
-    for seed in range(5):
-        moved = part.moved(0.5 * np.random.default_rng(seed).standard_normal(part.shape(base)), grid)
+    for seed, size in enumerate((0.1, 0.5, 2.0, 100.0)):
+        moved = part.moved(size * np.random.default_rng(seed).standard_normal(part.shape(base)), grid)
         assert (moved.t[0], moved.alpha[-1], moved.sigma[-1]) == (grid.t[0], grid.alpha[-1], grid.sigma[-1])
         level = np.arctan2(moved.sigma, moved.alpha)
         assert (np.diff(level) <= 0).all()
-        assert np.abs(level - np.arctan2(grid.sigma, grid.alpha))[1:-1].min() > 0
+        assert np.abs(level - np.arctan2(grid.sigma, grid.alpha))[1:-2].min() > 0
 
 
 def test_labels_stay_on_the_clock_and_away_from_each_other():
@@ -131,7 +131,7 @@ def test_kept_sums_keep_exactness_for_data_at_one_point(name, process):
 
 def test_derivatives_agree_with_differences(x64):
     """Both optimisers' gradients, forward and reverse, against central differences of the penalty itself."""
-    students = family(moving("ipndm", n=4, final_zero=False), *EVERYTHING)
+    students = family(moving("dpmpp_2m", n=3, final_zero=False), *EVERYTHING)
     values = 0.1 * np.random.default_rng(2).standard_normal(students.size)
     made = tuning.pairs(students.base.plan, D, KEY, shape=(2,), num=6, calls=40)
     problem = Problem(family=students, D=D, pairs=made, distance=tuning.PseudoHuber(), batch=3, seed=0)
@@ -254,21 +254,23 @@ def test_provenance_is_in_the_notes(tuned):
     assert notes["held_out"]["tuned"]["rmse"] <= notes["held_out"]["start"]["rmse"]
 
 
-def small(start, **options):
-    return tune(start, D, EDM, KEY, **({"shape": (2,), "num": 32, "held_out": 32, "optimizer": QUICK} | options))
+def small(start, D=D, key=KEY, **options):
+    return tune(start, D, EDM, key, **({"shape": (2,), "num": 32, "held_out": 32, "optimizer": QUICK} | options))
 
 
-def test_same_key_same_plan(start):
-    first, second = small(start), small(start)
-    assert samplers.difference(first, second) == ""
-    assert samplers.difference(
-        first, tune(start, D, EDM, jax.random.key(1), shape=(2,), num=32, held_out=32, optimizer=QUICK)
-    )
+@pytest.fixture(scope="module")
+def light():
+    return gd.plan("ddim", EDM, nfe=3, grid_options={"final_zero": False})
 
 
-def test_no_iterations_return_the_start_itself(start):
-    plan = gd.plan("dpmpp_2m", EDM, nfe=3)
-    assert small(plan, optimizer=tuning.LevenbergMarquardt(iterations=0)) is plan
+def test_same_key_same_plan(light):
+    first = small(light)
+    assert samplers.difference(first, small(light)) == ""
+    assert samplers.difference(first, small(light, key=jax.random.key(1)))
+
+
+def test_no_iterations_return_the_start_itself(light, start):
+    assert small(light, optimizer=tuning.LevenbergMarquardt(iterations=0)) is light
     assert samplers.difference(small(start, optimizer=tuning.Adam(steps=0)), start.plan()) == ""
 
 
@@ -284,18 +286,17 @@ class Astray:
                 yield values
 
 
-def test_never_worse_than_the_start_on_held_out_pairs():
-    plan = gd.plan("dpmpp_2m", EDM, nfe=3)
-    assert small(plan, optimizer=Astray()) is plan
-    good = next(iter(reversed(list(QUICK.iterates(problem(plan))))))
-    found = small(plan, optimizer=Astray(good=tuple(good)))
-    assert samplers.difference(found, family(plan, tuning.Labels(), tuning.Rows()).plan(good)) == ""
+def test_never_worse_than_the_start_on_held_out_pairs(light):
+    assert small(light, optimizer=Astray()) is light
+    good = list(QUICK.iterates(problem(light)))[-1]
+    found = small(light, optimizer=Astray(good=tuple(good)))
+    assert samplers.difference(found, family(light, tuning.Labels(), tuning.Rows()).plan(good)) == ""
 
 
 def problem(plan):
     students = family(plan, tuning.Labels(), tuning.Rows())
-    made = tuning.pairs(plan, D, KEY, shape=(2,), num=32)
-    return Problem(family=students, D=D, pairs=made, distance=tuning.PseudoHuber(), batch=32, seed=0)
+    made = tuning.pairs(plan, D, KEY, shape=(2,), num=64)
+    return Problem(family=students, D=D, pairs=made.take(slice(32)), distance=tuning.PseudoHuber(), batch=32, seed=0)
 
 
 def absolute(student, target):
@@ -315,26 +316,24 @@ def stretched(x):
     ],
     ids=["log", "features", "any function"],
 )
-def test_distances(distance, optimizer):
-    plan = gd.plan("ddim", EDM, nfe=3, grid_options={"final_zero": False})
+def test_distances(distance, optimizer, light):
     seen = []
-    found = small(plan, distance=distance, optimizer=optimizer, report=lambda *each: seen.append(each))
+    found = small(light, distance=distance, optimizer=optimizer, report=lambda *each: seen.append(each))
     notes = json.loads(found.info.notes)["held_out"]
     assert notes["tuned"]["median"] < 0.9 * notes["start"]["median"]
     assert [count for count, *_ in seen] == list(range(1, len(seen) + 1))
 
 
-def test_conditions_are_used_in_turn_and_guidance_is_tuned_through():
+def test_conditions_are_used_in_turn_and_guidance_is_tuned_through(light):
     def shifted(x, t, cond):
         return D(x - jnp.asarray(cond, x.dtype)[:, None], t) + jnp.asarray(cond, x.dtype)[:, None]
 
-    plan = gd.plan("ddim", EDM, nfe=3, grid_options={"final_zero": False})
-    made = tuning.pairs(plan, shifted, KEY, shape=(2,), num=7, cond=jnp.arange(3))
+    made = tuning.pairs(light, shifted, KEY, shape=(2,), num=7, cond=jnp.arange(3), calls=10)
     assert made.cond.tolist() == [0, 1, 2, 0, 1, 2, 0]
-    guided = control.cfg(jax.tree_util.Partial(shifted), 1.5, null=0)
-    found = tune(plan, guided, EDM, KEY, shape=(2,), cond=jnp.arange(3), num=30, held_out=30, optimizer=QUICK)
-    fresh = tuning.pairs(plan, guided, jax.random.key(1), shape=(2,), num=60, cond=jnp.arange(3))
-    assert np.median(tuning.errors(found, guided, fresh)) < 0.7 * np.median(tuning.errors(plan, guided, fresh))
+    guided, classes = control.cfg(jax.tree_util.Partial(shifted), 1.5, null=0), jnp.arange(3)
+    found = small(light, D=guided, cond=classes)
+    fresh = tuning.pairs(light, guided, jax.random.key(1), shape=(2,), num=64, cond=classes)
+    assert np.median(tuning.errors(found, guided, fresh)) < 0.7 * np.median(tuning.errors(light, guided, fresh))
 
 
 def test_plans_of_equal_size_share_the_compiled_programs():
@@ -347,7 +346,7 @@ def test_plans_of_equal_size_share_the_compiled_programs():
 
     counted = jax.tree_util.Partial(counting)
     sizes = []
-    for name in ("ddim", "ipndm"):
+    for name in ("ddim", "dpmpp_2m"):
         tune(moving(name, n=3, final_zero=False), counted, EDM, KEY, shape=(2,), num=8, held_out=8, optimizer=QUICK)
         sizes.append(len(traced))
     assert 0 < sizes[1] - sizes[0] < sizes[0]  # only the start itself, whose window is its own, is new

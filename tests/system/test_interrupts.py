@@ -12,7 +12,7 @@ from gendyn.training import Checkpoints, read_metrics
 from gendyn.tree import paths
 
 pytestmark = pytest.mark.system
-OPTIONS = ("--steps", 40, "--checkpoint-every", 3, "--log-every", 4, "--snapshot-every", 10)
+OPTIONS = ("--devices", 1, "--steps", 40, "--checkpoint-every", 3, "--log-every", 4, "--snapshot-every", 10)
 
 
 def last_step(folder):
@@ -80,4 +80,3 @@ def test_signal_writes_a_checkpoint_and_exits_cleanly(launch, train, uninterrupt
     assert 3 <= step < 40
     train(tmp_path, *OPTIONS)
     assert_same_run(tmp_path, uninterrupted)
-

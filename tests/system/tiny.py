@@ -72,7 +72,9 @@ class Config:
         network = partial(gd.networks.MLP, 2, width=self.width, depth=1, num_classes=self.classes, dropout=0.1)
         return gd.training.Experiment(
             network=gd.networks.functional(network),
-            objective=gd.objectives.Denoising(process=gd.processes.EDM(), drop=0.1 if self.classes else 0.0, null=CLASSES),
+            objective=gd.objectives.Denoising(
+                process=gd.processes.EDM(), drop=0.1 if self.classes else 0.0, null=CLASSES
+            ),
             source=partial(points, self.count, self.classes, self.poison),
             test=partial(points, self.count, self.classes, None),
             shape=(2,),

@@ -82,7 +82,7 @@ def test_losses_are_fetched_only_when_logged(Tiny, fit, tmp_path, monkeypatch):
 
 
 def test_rows_hold_means_over_their_steps(Tiny, fit, tmp_path):
-    config = dict(steps=4, checkpoint_every=100)
+    config = {"steps": 4, "checkpoint_every": 100}
     fit(Tiny(**config, log_every=1).experiment(), tmp_path / "each")
     fit(Tiny(**config, log_every=4).experiment(), tmp_path / "all")
     each, (row,) = read_metrics(tmp_path / "each"), read_metrics(tmp_path / "all")

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gendyn.processes import Process
 from gendyn.samplers.grids import uniform_lam
+from gendyn.samplers.run import as_argument
 from gendyn.samplers.statistics.moments import Moments, statistics_of
 from gendyn.samplers.statistics.pairs import Pairs, Probes
 from gendyn.samplers.statistics.tables import Origin, Statistics
@@ -126,7 +127,7 @@ def moments(
     levels = _levels(process, D, lam, jnp.promote_types(data.dtype, jnp.float32))
     samples = Pairs(data=data, cond=cond, noise=noise, key=key, probes=probes, fresh=fresh, first=first)
     samples.require()
-    D = D if _is_tree(D) else jax.tree_util.Partial(D)
+    D = as_argument(D)
     batch = min(batch or _usual_batch(), len(data))
     program, batch = _fitting(lambda size: (D, levels[0], *samples.draw(0, size, 0)), batch, memory)
     nodes: list[Moments | None] = [None] * len(levels)
@@ -210,8 +211,3 @@ def _bytes(program: Any) -> int:
     need = program.memory_analysis()
     sizes = ("temp_size_in_bytes", "argument_size_in_bytes", "output_size_in_bytes")
     return sum(int(getattr(need, size, 0)) for size in sizes)
-
-
-def _is_tree(D: Any) -> bool:
-    leaves = jax.tree.leaves(D)
-    return not (len(leaves) == 1 and leaves[0] is D)
