@@ -22,14 +22,16 @@ class Sample(Drawing):
     class_: Annotated[int | None, tyro.conf.arg(name="class")] = None
     """One class throughout; by default all classes in turn."""
     out: str | None = None
-    """Where to write; RUN/samples/SAMPLER_NFE_GUIDANCE_SEED by default."""
+    """Where to write; in RUN/samples, under a name made of these options, by default."""
 
 
 def run(argv: list[str]) -> int:
     options: Sample = parse(Sample, argv, prog="gendyn sample", description=Sample.__doc__ or "")
     drawn = draw(options, open_model(options), options.num, options.class_)
     how = drawn.how
+    asked = {"class": options.class_, "ema": options.ema, "step": options.step}
     name = f"{how['sampler']}_nfe{how['nfe']}_guidance{how['guidance']:g}_seed{how['seed']}"
+    name += "".join(f"_{k}{v}" for k, v in asked.items() if v is not None)
     folder = epath.Path(options.out or epath.Path(options.run) / "samples" / name)
     decoded = drawn.model.decode(drawn.x)
     save_picture(str(folder / "samples.png"), decoded[:PICTURES] if decoded.ndim == 4 else decoded)

@@ -26,7 +26,6 @@ from gendyn.samplers.levels import CLOCK_END
 from gendyn.samplers.plan import PlanInfo, SamplerPlan
 from gendyn.tree import namespace, pytree
 
-
 GROWTH = 5.0
 """A step grows or shrinks by at most e^5: nodes stay apart, whatever an optimizer tries."""
 

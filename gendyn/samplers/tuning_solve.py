@@ -153,6 +153,19 @@ def _moved(plan: SamplerPlan) -> dict[str, Any]:
     return {name: jnp.asarray(getattr(plan, name)) for name in MOVED}
 
 
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A small compiled function of numpy arrays, to numpy arrays, in the precision in which plans are made.
+
+    In float32 the coefficients of a stiff plan, differences of large numbers, would lose their derivatives.
+    """
+
+    def precise(*arguments: Any) -> Any:
+        with jax.enable_x64(True):
+            return jax.tree.map(np.asarray, function(*arguments))
+
+    return precise
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
     """A student to be brought near its teacher.
@@ -178,17 +191,17 @@ class Problem:
     @property
     def tangents(self) -> Callable[[np.ndarray], Any]:
         """Numbers -> derivatives of the plan's moved leaves to each of them, [size, *leaf], compiled once."""
-        leading = partial(jax.tree.map, lambda leaf: jnp.moveaxis(leaf, -1, 0))
-        return jax.jit(lambda values: leading(jax.jacfwd(lambda v: _moved(self.family.plan(v)))(values)))
+        leaves = jax.jit(jax.jacfwd(lambda values: _moved(self.family.plan(values))))
+        return in_float64(lambda values: jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0), leaves(values)))
 
     @property
     def gradient(self) -> Callable[[np.ndarray, Pairs, float], np.ndarray]:
         """(numbers, pairs, scale) -> gradient of the mean penalty to the numbers, compiled once."""
-        back = jax.jit(lambda values, g: jax.vjp(lambda v: _moved(self.family.plan(v)), values)[1](g)[0])
+        back = in_float64(jax.jit(lambda values, g: jax.vjp(lambda v: _moved(self.family.plan(v)), values)[1](g)[0]))
 
         def gradient(values: np.ndarray, pairs: Pairs, scale: float) -> np.ndarray:
             leaves = _gradient(self.family.plan(values), as_argument(self.D), pairs, scale, self.distance)
-            return np.asarray(back(values, leaves), np.float64)
+            return back(values, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), leaves))
 
         return gradient
 
@@ -266,6 +279,8 @@ class LevenbergMarquardt:
     ) -> tuple[np.ndarray, np.ndarray, float] | None:
         """The least damped step that lowers the penalty: (values, measures, next damping); None if there is none."""
         matrix, vector = normal
+        if not np.isfinite(matrix).all():
+            return None
         diagonal, loss = np.diag(matrix), problem.distance.penalty(measures, scale).mean()
         for mu in damping * 4.0 ** np.arange(TRIES):
             trial = values - np.linalg.solve(matrix + np.diag(mu * diagonal + 1e-15 * diagonal.max()), vector)

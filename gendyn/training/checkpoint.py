@@ -14,6 +14,7 @@ from gendyn.training.step import TrainState
 from gendyn.tree import paths
 
 Report = Callable[[str], None]
+ITEMS = ("params", "ema", "rest")
 logger = logging.getLogger(__name__)
 
 
@@ -44,13 +45,15 @@ class Checkpoints:
         """Steps present, oldest first; half-written ones do not count."""
         return sorted(self.manager.all_steps())
 
-    def save(self, state: TrainState, stds: Sequence[float], meta: dict[str, Any]) -> None:
-        """Copy to the host and write in the background; a step already on disk is left alone."""
+    def save(
+        self, state: TrainState, stds: Sequence[float], meta: dict[str, Any], *, only: Sequence[str] = ITEMS
+    ) -> None:
+        """Copy to the host and write in the background (`only` some items); a step already on disk is left alone."""
         step = int(state.step)
         if step in self.manager.all_steps():
             return
         items = _items(state, stds)
-        saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        saves = {name: ocp.args.StandardSave(items[name]) for name in only if name in items}
         self.manager.save(step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
 
     def restore(

@@ -167,7 +167,7 @@ class _Run:
             self._save(state, step)
         if self.snapshots and step % (every.snapshot_every or 1) == 0:
             self._flush(step, progress)
-            self.snapshots.save(state, every.ema, self.meta)
+            self.snapshots.save(state, every.ema, self.meta, only=["ema"])
         if (every.sample_every and step % every.sample_every == 0) or step == every.steps:
             self._flush(step, progress)
             denoiser = every.objective.denoiser(every.network.apply, state.ema[0] if state.ema else state.params)

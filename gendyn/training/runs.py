@@ -110,9 +110,12 @@ def open_run(
         _check_continues(folder, config.experiment())  # before anything is overwritten
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another --out.")
+    copy, source = folder / "experiment.py", epath.Path(source_file).read_text()
+    if copy.exists() and copy.read_text() != source:
+        warnings.warn(f"the experiment file has changed since {folder} began; its copy there is replaced", stacklevel=2)
     if jax.process_index() == 0:
         write_json(stored, described)
-        write_atomic(folder / "experiment.py", epath.Path(source_file).read_text())
+        write_atomic(copy, source)
     return described
 
 
