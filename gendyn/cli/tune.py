@@ -29,8 +29,8 @@ class Tune(Drawing):
     """Pairs to select on; as many fresh ones are measured before and after."""
     iterations: int = 40
     """At most; fitting stops when held-out pairs no longer improve."""
-    release: bool = False
-    """Give up exactness on single points (order 1): fits better with few calls, and transfers less."""
+    consistent: bool = False
+    """Keep order 1 (exactness for data at one point): fits a little worse with few calls, safer with few pairs."""
     teacher_calls: int = 200
     """Network calls of the fine solution."""
     out: str | None = None
@@ -83,7 +83,7 @@ def _tune(options: Tune, model: Model, sampling: Sampling, start: SamplerPlan | 
             jax.random.key(options.seed),
             shape=model.shape,
             cond=_conditions(model),
-            free=(*nodes, tuning.Labels(), tuning.Rows(consistent=not options.release)),
+            free=(*nodes, tuning.Labels(), tuning.Rows(consistent=options.consistent)),
             optimizer=tuning.LevenbergMarquardt(iterations=options.iterations),
             teacher_calls=options.teacher_calls,
             num=options.num,

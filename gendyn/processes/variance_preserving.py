@@ -204,17 +204,19 @@ class VPDiscrete(_UnitVariance):
     def interval(self) -> tuple[float, float]:  # type: ignore[override]
         return 1.0, self.t_data
 
-    def _segment(self, index: Any, xp: Any) -> tuple[Any, Any, Any]:
-        """Node, value there and slope of the segment that starts at table entry `index` (0-based)."""
-        table = _log_alpha_table(self.betas)
+    def _segment(self, index: Any, like: Any) -> tuple[Any, Any, Any]:
+        """Node, value there and slope of the segment that starts at table entry `index` (0-based), precise as `like`."""
+        xp, table = namespace(like), _log_alpha_table(self.betas)
         index = xp.clip(index, 0, len(table) - 2)
-        nodes, slopes = np.arange(1, len(table)) / len(table), np.diff(table) * len(table)
-        return xp.asarray(nodes)[index], xp.asarray(table)[index], xp.asarray(slopes)[index]
+        columns = np.arange(1, len(table)) / len(table), table[:-1], np.diff(table) * len(table)
+        node, value, slope = (xp.asarray(column, like.dtype)[index] for column in columns)
+        return node, value, slope
 
     def _at(self, t: Time) -> tuple[Any, Any, Any]:
         xp = namespace(t)
+        t = xp.asarray(t) * 1.0
         # Nodes are n/N: the tolerance keeps a node on its own right-hand segment in either precision.
-        return self._segment(xp.floor(xp.asarray(t) * len(self.betas) * (1 + 1e-12)).astype(int) - 1, xp)
+        return self._segment(xp.floor(t * len(self.betas) * (1 + 1e-12)).astype(int) - 1, t)
 
     def log_alpha(self, t: Time) -> Any:
         node, value, slope = self._at(t)
@@ -225,10 +227,10 @@ class VPDiscrete(_UnitVariance):
 
     def t_of_lam(self, lam: Any) -> Any:
         xp = namespace(lam)
-        log_alpha = _log_alpha_of_lam(lam)
-        table = _log_alpha_table(self.betas)
-        index = xp.searchsorted(xp.asarray(-table), -log_alpha, side="right") - 1
-        node, value, slope = self._segment(index, xp)
+        log_alpha = xp.asarray(_log_alpha_of_lam(lam))
+        table = xp.asarray(-_log_alpha_table(self.betas), log_alpha.dtype)
+        index = xp.searchsorted(table, -log_alpha, side="right") - 1
+        node, value, slope = self._segment(index, log_alpha)
         return node + (log_alpha - value) / slope
 
 

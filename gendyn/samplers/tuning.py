@@ -2,7 +2,7 @@
 
 A plan is differentiable, and a student with N calls has fewer than a hundred numbers: the nodes, the times that the
 network is told, and the coefficients (`tuning_free`). They are fitted to a teacher, the fine solution from the same
-starts to the same end, by comparing final states only (`tuning_solve`), with no gradient to the network's weights.
+starts to the same end (`tuning_teacher`), by comparing final states only (`tuning_solve`).
 What comes out is an ordinary plan: it is saved, padded, stacked, printed and run like any other.
 
 Reference points: Tong et al. 2024, "LD3" (arXiv 2405.15506); Shaul et al. 2024 (arXiv 2403.01329); Frankel et al. 2025,
@@ -23,12 +23,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from gendyn.processes import Process
-from gendyn.samplers.adaptive import default_ends
-from gendyn.samplers.grids import Grid, explicit
+from gendyn.samplers.grids import Grid
 from gendyn.samplers.plan import PlanInfo, SamplerPlan
-from gendyn.samplers.recipes import SAMPLERS, nodes
-from gendyn.samplers.run import run
-from gendyn.samplers.tuning_free import Base, Family, Labels, MovingGrid, Nodes, Part, Rows, Triangle, triangle
+from gendyn.samplers.recipes import FITTED, SAMPLERS, nodes
+from gendyn.samplers.triangle import Triangle, triangle
+from gendyn.samplers.tuning_free import Base, Family, Labels, MovingGrid, Nodes, Part, Rows
 from gendyn.samplers.tuning_solve import (
     Adam,
     Distance,
@@ -37,12 +36,11 @@ from gendyn.samplers.tuning_solve import (
     LogSquare,
     MeanSquare,
     Optimizer,
-    Pairs,
     Problem,
     PseudoHuber,
     typical,
 )
-from gendyn.samplers.unipc import unipc
+from gendyn.samplers.tuning_teacher import Pairs, errors, pairs, teacher
 
 __all__ = [
     "Adam",
@@ -68,9 +66,6 @@ __all__ = [
 
 FEW = 200
 """Numbers up to which Levenberg-Marquardt is the default."""
-
-PURE_NOISE = 1e-4
-"""alpha/sigma where a teacher's first step out of pure noise ends; over it D is the data's mean to that precision."""
 
 Report = Callable[[int, float, float], None]
 """(iterate, median error on held-out pairs, root mean square)."""
@@ -107,7 +102,7 @@ def tune(
         shape: of one example.
         cond: conditions to be used in turn, leading axis any length: `jnp.arange(num_classes)`.
         free: which numbers move, of `Nodes()`, `Labels()`, `Rows(consistent=..., per_element=...)`. By default all that
-            the start has, with consistency kept.
+            the start has, the sums released in a second stage; `Rows()` keeps them.
         distance: `PseudoHuber()` (the default), `LogSquare()`, `MeanSquare()`, each of the states or of features=, or
             any differentiable function (student, target) -> [batch].
         optimizer: `LevenbergMarquardt(...)` or `Adam(...)`; by default the first, if it can.
@@ -115,7 +110,7 @@ def tune(
         num, held_out: pairs to fit and to select on.
         batch: pairs per compiled call.
         patience: iterates without progress on the held-out pairs after which to stop.
-        report: called after every iterate.
+        report: called after every iterate; each stage counts from one.
 
     Returns:
         a plan with as many calls, order 1 if consistency was kept and 0 if not, and in `info.notes`, as JSON, where it
@@ -139,39 +134,36 @@ def tune(
     """
     base = Base(start=start, example=tuple(shape))
     _check(base, process, num, held_out)
-    family = Family(base=base, free=_parts(start, free))
     compared: Any = distance if hasattr(distance, "penalty") else Given(distance) if distance else PseudoHuber()
-    chosen = _optimizer(optimizer, compared, family.size)
+    stages = _stages(base, free)
+    optimizers = [_optimizer(optimizer, compared, family.size) for family in stages]
     made = pairs(base.plan, D, key, shape=shape, cond=cond, num=num + held_out, calls=teacher_calls, batch=batch)
-    problem = Problem(
-        family=family,
-        D=D,
-        pairs=made.take(slice(num)),
-        distance=compared,
-        batch=batch,
-        seed=int(np.asarray(jax.random.key_data(key)).sum()),
-    )
-    found = _select(problem, made.take(slice(num, None)), chosen, patience, report)
-    if found.values is None:
+    seed, fit, unseen = int(jax.random.key_data(key).sum()), made.take(slice(num)), made.take(slice(num, None))
+    problem = Problem(family=stages[0], D=D, pairs=fit, distance=compared, batch=batch, seed=seed)
+    search = _Search(unseen=unseen, before=problem.measures(base.plan, unseen), patience=patience, report=report)
+    found, taken = (base.start, search.before), []
+    for family, chosen in zip(stages, optimizers):
+        taken.append(family.restarted(found[0]))
+        found = search.follow(chosen, dataclasses.replace(problem, family=taken[-1]), *found)
+    if isinstance(found[0], MovingGrid) or found[0] is start:
         return base.plan
     notes = {
         "tuned_from": base.plan.name,
-        "free": [repr(part) for part in family.free],
-        "numbers": family.size,
+        "stages": [{"free": [repr(part) for part in family.free], "numbers": family.size} for family in taken],
         "distance": type(compared).__name__,
-        "optimizer": repr(chosen),
-        "teacher": teacher(base.plan, teacher_calls).name,
+        "optimizer": [repr(chosen) for chosen in optimizers],
+        "teacher": f"{teacher(base.plan, teacher_calls).name}, {teacher_calls} calls",
         "pairs": num,
-        "held_out": {"pairs": held_out, "start": found.before, "tuned": found.after},
+        "held_out": {
+            "pairs": held_out,
+            "start": _summary(search.before, compared),
+            "tuned": _summary(found[1], compared),
+        },
     }
-    kept = all(part.consistent for part in family.free if isinstance(part, Rows))
-    info = PlanInfo(
-        name=f"{base.plan.name}+tuned",
-        order=min(base.plan.order, 1) if kept else 0,
-        process=process,
-        notes=json.dumps(notes),
-    )
-    return dataclasses.replace(family.plan(found.values), info=info)
+    kept = all(part.consistent for part in stages[-1].free if isinstance(part, Rows))
+    order = min(base.plan.order, 1) if kept else 0
+    info = PlanInfo(name=f"{base.plan.name}+tuned", order=order, process=process, notes=json.dumps(notes))
+    return dataclasses.replace(found[0], info=info)
 
 
 def _check(base: Base, process: Process, num: int, held_out: int) -> None:
@@ -195,13 +187,22 @@ def _check(base: Base, process: Process, num: int, held_out: int) -> None:
         raise ValueError(f"num and held_out must be at least 1; got {num} and {held_out}.")
 
 
-def _parts(start: SamplerPlan | MovingGrid, free: Sequence[Part] | None) -> tuple[Part, ...]:
-    """The parts, the grid's first, since the others correct what it gives."""
+def _stages(base: Base, free: Sequence[Part] | None) -> list[Family]:
+    """What moves, first with the sums kept: a fit with released ones, from there, is better and quicker than at once.
+
+    The grid's part comes before those that correct what it gives.
+    """
     if free is None:
-        free = (Nodes(), Labels(), Rows()) if isinstance(start, MovingGrid) else (Labels(), Rows())
-    if not free:
-        raise ValueError("nothing is free: give free= at least one of Nodes(), Labels(), Rows().")
-    return tuple(sorted(free, key=lambda part: not isinstance(part, Nodes)))
+        free = (*[Nodes()] * isinstance(base.start, MovingGrid), Labels(), Rows(consistent=False))
+    parts = sorted(free, key=lambda part: not isinstance(part, Nodes))
+    kept = [dataclasses.replace(part, consistent=True) if isinstance(part, Rows) else part for part in parts]
+    stages = [Family(base=base, free=tuple(stage)) for stage in ([parts] if kept == parts else [kept, parts])]
+    if not any(stage.size for stage in stages):
+        raise ValueError(
+            "nothing can move: give free= at least one of Nodes(), Labels(), Rows(); one call with its sums kept has "
+            "no freedom, so there use Rows(consistent=False)."
+        )
+    return [stage for stage in stages if stage.size]
 
 
 def _optimizer(given: Optimizer | None, distance: Any, size: int) -> Optimizer:
@@ -212,59 +213,6 @@ def _optimizer(given: Optimizer | None, distance: Any, size: int) -> Optimizer:
             "features=; for any other function use optimizer=Adam()."
         )
     return given or (LevenbergMarquardt() if squares and size <= FEW else Adam())
-
-
-def teacher(plan: SamplerPlan, calls: int = 200) -> SamplerPlan:
-    """A fine plan between the same ends: UniPC of third order, uniform in lam, and denoised at the end if `plan` is.
-
-    Out of pure noise it takes one step of DDIM, exact there up to PURE_NOISE; a clean end is approached to the last
-    time of the process's interval, and then denoised.
-
-    Example:
-        >>> import gendyn as gd
-        >>> teacher(gd.plan("ddim", gd.processes.EDM(), nfe=5), calls=100).nfe
-        100
-    """
-    base = Base(start=plan, example=())
-    process, clean = plan.process, not np.isfinite(base.end)
-    first, noisy = base.lam[0], not np.isfinite(base.lam[0])
-    end = process.lam(np.float64(default_ends(process)[1])) if clean else base.end
-    inner = np.linspace(np.log(PURE_NOISE) if noisy else first, end, calls + 1 - noisy - clean)
-    times = np.asarray(process.t_of_lam(inner))
-    times = np.concatenate([plan.t[:1], times if noisy else times[1:]])
-    return unipc(process, explicit(process, times=times, final_zero=clean), order=3, lower_order_final=False)
-
-
-def pairs(
-    plan: SamplerPlan,
-    D: Callable[..., Any],
-    key: PRNGKeyArray,
-    *,
-    shape: tuple[int, ...],
-    num: int,
-    cond: Any = None,
-    calls: int = 200,
-    batch: int = 1024,
-) -> Pairs:
-    """Starts of a plan drawn from the prior, and where `teacher` takes them.
-
-    Args:
-        cond: conditions, used in turn.
-    """
-    process = plan.process
-    x_T = process.sample_prior(key, (num, *shape), t=plan.t[0])
-    if cond is not None:
-        cond = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[np.arange(num) % len(leaf)], cond)
-    fine, starts = teacher(plan, calls), Pairs(x_T=x_T, cond=cond, target=x_T)
-    ends = [run(fine, D, some.x_T, cond=some.cond) for some in starts.batches(batch)]
-    return dataclasses.replace(starts, target=jax.numpy.concatenate(ends))
-
-
-def errors(plan: SamplerPlan, D: Callable[..., Any], compared: Pairs, batch: int = 1024) -> np.ndarray:
-    """Root-mean-square distance of a plan from the teacher, per start, [n]."""
-    ends = [np.asarray(run(plan, D, some.x_T, cond=some.cond)) for some in compared.batches(batch)]
-    apart = np.concatenate(ends).astype(np.float64) - np.asarray(compared.target)
-    return np.sqrt(np.mean(apart.reshape(len(compared), -1) ** 2, axis=1))
 
 
 def moving(
@@ -287,36 +235,39 @@ def moving(
         4
     """
     on = nodes(name, process, grid, grid_options)
+    if name in FITTED:
+        raise ValueError(f"{name} does not follow a grid that moves; tune gd.plan({name!r}, ...) as an ordinary plan.")
     for n in range(nfe, 0, -1):
         start = MovingGrid(solver=partial(SAMPLERS[name].build, **options), grid=on(n))
-        if start.grid.steps <= nfe and start.plan().nfe == nfe:
+        if start.plan().nfe == nfe:
             return start
     raise ValueError(f"{name} makes {nfe} network calls on no grid of this kind; try one call more or fewer.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Found:
-    """The best numbers, None for the start itself, and the held-out errors of start and best."""
+class _Search:
+    """What is the same in every stage: the held-out pairs, the start's measures there, when to stop, whom to tell."""
 
-    values: np.ndarray | None
-    before: dict[str, float]
-    after: dict[str, float]
+    unseen: Pairs
+    before: np.ndarray
+    patience: int
+    report: Report
 
-
-def _select(problem: Problem, held_out: Pairs, optimizer: Optimizer, patience: int, report: Report) -> _Found:
-    """Follow an optimizer until held-out pairs say that it is done; see `tune` for what is kept."""
-    start = best = problem.measures(problem.family.base.plan, held_out)
-    values, idle = None, 0
-    for count, iterate in enumerate(optimizer.iterates(problem), 1):
-        measures = problem.measures(problem.family.plan(iterate), held_out)
-        report(count, *_summary(measures, problem.distance).values())
-        if _better(measures, best, start, problem.distance):
-            values, best, idle = iterate, measures, 0
-        else:
+    def follow(
+        self, optimizer: Optimizer, problem: Problem, start: SamplerPlan | MovingGrid, best: np.ndarray
+    ) -> tuple[SamplerPlan | MovingGrid, np.ndarray]:
+        """Until the held-out pairs say that it is done: (the best plan, or the start, and its measures there)."""
+        found, idle = start, 0
+        for count, values in enumerate(optimizer.iterates(problem), 1):
+            plan = problem.family.plan(values)
+            measures = problem.measures(plan, self.unseen)
+            self.report(count, *_summary(measures, problem.distance).values())
             idle += 1
-        if idle >= patience:
-            break
-    return _Found(values=values, before=_summary(start, problem.distance), after=_summary(best, problem.distance))
+            if _better(measures, best, self.before, problem.distance):
+                found, best, idle = dataclasses.replace(plan, info=problem.family.base.plan.info), measures, 0
+            if idle >= self.patience:
+                break
+        return found, best
 
 
 def _better(measures: np.ndarray, best: np.ndarray, start: np.ndarray, distance: Any) -> bool:

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from gendyn.samplers.plan import SamplerPlan
 from gendyn.samplers.run import as_argument, run
 from gendyn.samplers.tuning_free import Family
-from gendyn.tree import namespace, pytree
+from gendyn.samplers.tuning_teacher import Pairs
+from gendyn.tree import namespace
 
 Features: TypeAlias = Callable[[Array], Array]
 MOVED = ("t", "ex", "ec", "sx", "sm", "sc")  # the leaves of a triangle's plan that depend on what is tuned
@@ -95,26 +96,6 @@ class Given:
 
     def penalty(self, measure: Any, scale: Any) -> Any:
         return measure
-
-
-@pytree
-class Pairs:
-    """Starts, their conditions, and where the teacher takes them; all [n, ...]."""
-
-    x_T: Any
-    cond: Any
-    target: Any
-
-    def __len__(self) -> int:
-        return len(self.x_T)
-
-    def take(self, index: Any) -> Pairs:
-        return jax.tree.map(lambda leaf: leaf[index], self)
-
-    def batches(self, most: int) -> Iterator[Pairs]:
-        """In order, all of one size: the largest divisor of their number that is at most `most`."""
-        size = next(size for size in range(min(most, len(self)), 0, -1) if len(self) % size == 0)
-        return (self.take(slice(i, i + size)) for i in range(0, len(self), size))
 
 
 @partial(jax.jit, static_argnames="distance")
@@ -283,7 +264,7 @@ class LevenbergMarquardt:
             return None
         diagonal, loss = np.diag(matrix), problem.distance.penalty(measures, scale).mean()
         for mu in damping * 4.0 ** np.arange(TRIES):
-            trial = values - np.linalg.solve(matrix + np.diag(mu * diagonal + 1e-15 * diagonal.max()), vector)
+            trial = values - np.linalg.lstsq(matrix + np.diag(mu * diagonal), vector)[0]
             with np.errstate(over="ignore", invalid="ignore"):  # a wild trial: refused on the next line
                 found = problem.measures(problem.family.plan(trial), problem.pairs)
             if np.isfinite(found).all() and problem.distance.penalty(found, scale).mean() < loss:

@@ -233,7 +233,7 @@ def test_tuning_clearly_reduces_the_error_on_fresh_starts(start, tuned):
 
 
 def test_a_tuned_plan_is_an_ordinary_plan(start, tuned, tmp_path):
-    assert (tuned.nfe, tuned.draws, tuned.order, tuned.process) == (5, 0, 1, EDM)
+    assert (tuned.nfe, tuned.draws, tuned.order, tuned.process) == (5, 0, 0, EDM)
     assert tuned.t.dtype == np.float64
     samplers.save(tmp_path / "plan.npz", tuned)
     loaded = samplers.load(tmp_path / "plan.npz")
@@ -249,13 +249,14 @@ def test_a_tuned_plan_is_an_ordinary_plan(start, tuned, tmp_path):
 def test_provenance_is_in_the_notes(tuned):
     notes = json.loads(tuned.info.notes)
     assert notes["tuned_from"] == "ipndm_4"
-    assert notes["numbers"] == 5 + 4 + 10
+    assert [stage["numbers"] for stage in notes["stages"]] == [5 + 4 + 10, 4 + 5 + 15]  # nodes stay in the second
     assert notes["held_out"]["tuned"]["median"] < notes["held_out"]["start"]["median"]
     assert notes["held_out"]["tuned"]["rmse"] <= notes["held_out"]["start"]["rmse"]
 
 
 def small(start, D=D, key=KEY, **options):
-    return tune(start, D, EDM, key, **({"shape": (2,), "num": 32, "held_out": 32, "optimizer": QUICK} | options))
+    few = {"shape": (2,), "num": 32, "held_out": 32, "optimizer": QUICK, "free": (tuning.Labels(), tuning.Rows())}
+    return tune(start, D, EDM, key, **(few | options))
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +322,7 @@ def test_distances(distance, optimizer, light):
     found = small(light, distance=distance, optimizer=optimizer, report=lambda *each: seen.append(each))
     notes = json.loads(found.info.notes)["held_out"]
     assert notes["tuned"]["median"] < 0.9 * notes["start"]["median"]
+    assert found.order == 1
     assert [count for count, *_ in seen] == list(range(1, len(seen) + 1))
 
 
@@ -364,7 +366,8 @@ def test_refusals_say_what_to_do():
     refuses("draws noise", "deterministic", start=gd.plan("ancestral", EDM, nfe=3))
     refuses("MovingGrid(solver=", start=plan, free=(tuning.Nodes(),))
     refuses("optimizer=Adam()", start=plan, distance=absolute)
-    refuses("nothing is free", start=plan, free=())
+    refuses("nothing can move", start=plan, free=())
+    refuses("nothing can move", start=gd.plan("ddim", EDM, nfe=1))
     refuses("at least 1", start=plan, num=0)
     refuses("first row", start=samplers.analytical_first_step(gd.plan("ipndm", EDM, nfe=5)))
     with pytest.raises(ValueError, match="one process"):
@@ -376,4 +379,6 @@ def test_the_short_form_makes_the_calls_it_is_asked_for():
         assert tuning.moving(name, EDM, nfe).plan().nfe == nfe
     with pytest.raises(ValueError, match="heun makes 6 network calls on no grid"):
         tuning.moving("heun", EDM, 6)
+    with pytest.raises(ValueError, match="as an ordinary plan"):
+        tuning.moving("dpm_solver_v3", EDM, 6)
     assert tuning.moving("ddim", EDM, 4, partial(grids.karras, rho=5.0)).grid.name == "karras5"

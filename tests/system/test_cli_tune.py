@@ -35,7 +35,7 @@ def test_tune_writes_a_better_plan_and_sample_uses_it(gendyn, run):
     assert path.name == "dpmpp_2m_nfe4_guidance1.npz"
     assert str(path) in result.out
     plan = samplers.load(path)
-    assert (plan.nfe, plan.draws, plan.name) == (4, 0, "dpmpp_2m+tuned")
+    assert (plan.nfe, plan.draws, plan.order, plan.name) == (4, 0, 0, "dpmpp_2m+tuned")
     assert json.loads(plan.info.notes)["step"] == 20
     drawn = gendyn("sample", run, "--plan", path, "--num", 6, "--out", run / "drawn")
     assert drawn.status == 0, drawn.err
@@ -45,13 +45,13 @@ def test_tune_writes_a_better_plan_and_sample_uses_it(gendyn, run):
     assert json.loads((run / "drawn" / "samples.json").read_text())["plan"] == str(path)
 
 
-def test_guided_and_released_with_its_own_name(gendyn, run, tmp_path):
+def test_guided_and_consistent_with_its_own_name(gendyn, run, tmp_path):
     out = tmp_path / "mine.npz"
-    options = ("--sampler", "heun", "--nfe", 3, "--guidance", 2, "--release", "--out", out)
+    options = ("--sampler", "heun", "--nfe", 3, "--guidance", 2, "--consistent", "--out", out)
     result = gendyn("tune", run, *options, *FEW)
     assert result.status == 0, result.err
     plan = samplers.load(out)
-    assert (plan.nfe, plan.order) == (3, 0)
+    assert (plan.nfe, plan.order) == (3, 1)
     assert json.loads(plan.info.notes)["guidance"] == 2
 
 
