@@ -205,7 +205,7 @@ class VPDiscrete(_UnitVariance):
         return 1.0, self.t_data
 
     def _segment(self, index: Any, like: Any) -> tuple[Any, Any, Any]:
-        """Node, value there and slope of the segment that starts at table entry `index` (0-based), precise as `like`."""
+        """Node, value there and slope of the segment that starts at table entry `index`, in the precision of `like`."""
         xp, table = namespace(like), _log_alpha_table(self.betas)
         index = xp.clip(index, 0, len(table) - 2)
         columns = np.arange(1, len(table)) / len(table), table[:-1], np.diff(table) * len(table)
