@@ -26,7 +26,7 @@ class Config:
     sigma_data: float = 0.75
     """Standard deviation of the digits in [-1, 1]."""
     batch_size: int = 128
-    steps: int = 2000
+    steps: int = 1500
     learning_rate: float = 2e-3
     warmup: int = 100
     seed: int = 0
