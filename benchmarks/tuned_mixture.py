@@ -1,7 +1,7 @@
 """What does tuning a plan buy on mixtures, held-out starts against the best of all untuned samplers and grids?
 
 Run:      python -m benchmarks.tuned_mixture
-Takes:    about ten minutes on two free CPU cores; each tuning 5 to 20 seconds.
+Takes:    about ten minutes on two CPU cores; each tuning 3 to 45 seconds of processor time, compilation included.
 Measures: per number of calls and mixture, median, quantiles and root mean square of the per-start error to the fine
           solution (each plan's own end), on fresh starts. "Untuned" is the smallest value of each measure over every
           deterministic sampler on every grid of GRIDS, so two plans may share its credit. "Tuned" starts from one
