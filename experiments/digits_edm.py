@@ -1,6 +1,11 @@
 """Can a laptop train a class-conditional diffusion model of handwritten digits in minutes?
 
 Run:      gendyn train digits_edm --out runs/digits      (or `make digits`: train, sample, evaluate)
+Takes:    about three minutes on two idle CPU cores; 246 s of wall time for `make digits` on two busy ones (241 s of CPU).
+Expect:   what `make digits` printed for seed 0, 360 samples at 10 network calls each (floor: 360 real test images):
+          agreement with the requested class 0.994 (the classifier itself has 0.994 on real test images), Frechet
+          distance on pixels 1.19 times the floor, median nearest-training distance 1.07 times the test split's.
+Writes:   RUN/samples/*.png while training.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ class Config:
     sigma_data: float = 0.75
     """Standard deviation of the digits in [-1, 1]."""
     batch_size: int = 128
-    steps: int = 1500
+    steps: int = 1800
     learning_rate: float = 2e-3
     warmup: int = 100
     seed: int = 0
@@ -66,7 +71,7 @@ class Config:
             schedule=rate,
             seed=self.seed,
             evaluate=evaluate,
-            sampling=gd.training.Sampling(sampler="dpmpp_2m", nfe=10, guidance=1.3),
+            sampling=gd.training.Sampling(sampler="dpmpp_2m", nfe=10, guidance=1.35),
             snapshot_every=max(self.steps // 10, 1),
             sample_every=max(self.steps // 4, 1),
         )
