@@ -142,8 +142,8 @@ def page(results: dict[str, Any], settings: Settings) -> str:
         "same flow between the same times, on one log-SNR grid that ends above zero. Everything was fixed before",
         "looking. No sampler has a grid of its own here: a family that is usually run on another may do better there.",
         f"DPM-Solver-v3 has statistics of the model itself ({settings.samples} samples) and stands here twice:",
-        "with gendyn's defaults, and with the settings published for its EDM CIFAR-10 checkpoint, which drop the corrector",
-        "from 8 calls on. Only the second was fixed before looking.",
+        "with gendyn's defaults, and with the settings published for its EDM CIFAR-10 checkpoint, which drop the",
+        "corrector from 8 calls on. Only the second was fixed before looking.",
         "A dash: the sampler cannot make that number of calls. Rows are sorted by their error at ten calls.",
     ]
     for name, table in results.items():
