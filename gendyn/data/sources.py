@@ -4,6 +4,8 @@ A source is a sequence of examples. It has a length, and `source[i]` is a dict o
 
     {"data": float32 [*shape], "label": int32 []}        # the label only where there is one
 
+and whatever else belongs to the example, under its own name ("base": the other end of a stored pair).
+
 Data is channels last. Two dtypes are understood wherever arrays enter, and no other, so that no scale is
 ever guessed: floating data is taken as it is; `uint8` means pixels 0..255 and leaves as float32 in [-1, 1].
 """
@@ -11,7 +13,7 @@ ever guessed: floating data is taken as it is; `uint8` means pixels 0..255 and l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from zipfile import BadZipFile, is_zipfile
@@ -54,6 +56,7 @@ class Arrays:
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,8 +69,9 @@ class Arrays:
         return {key: value[0] for key, value in self.take(np.asarray([index])).items()}
 
     def take(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """The examples at `indices`, stacked: {"data": [batch, *shape], "label": [batch]}."""
+        """The examples at `indices`, stacked: {"data": [batch, *shape], "label": [batch], and the fields}."""
         batch = {"data": delivered(self.data[indices])}
+        batch |= {name: delivered(values[indices]) for name, values in self.fields.items()}
         if self.labels is not None:
             batch["label"] = self.labels[indices]
         return batch
@@ -76,18 +80,27 @@ class Arrays:
         return f"Arrays({len(self)} of {list(self.shape)}, {self.data.dtype}, num_classes={self.num_classes})"
 
 
-def arrays(data: Any, labels: Any = None, *, num_classes: int | None = None, **extra: Any) -> Arrays:
+def arrays(
+    data: Any,
+    labels: Any = None,
+    *,
+    num_classes: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> Arrays:
     """A source from arrays: data [n, *shape] floating or uint8, labels [n] integers 0, 1, ...
 
-    `num_classes` is max(labels) + 1 unless given. `extra`: `class_names`, `skipped`, for those who know
-    them. Nothing is copied unless the dtype must change (floats become float32). Raises ValueError where
-    the data is empty, not finite or of another dtype, or where the labels do not fit.
+    `num_classes` is max(labels) + 1 unless given. `fields` are further arrays [n, ...], floating or uint8, that go
+    with the examples under their names. `extra`: `class_names`, `skipped`, for those who know them. Nothing is
+    copied unless the dtype must change (floats become float32). Raises ValueError where the data is empty, not
+    finite or of another dtype, or where labels or fields do not fit.
 
     >>> source = arrays(np.zeros([6, 2]), labels=[0, 1, 2, 0, 1, 2])
     >>> source.shape, source.num_classes, source[4]["label"].item()
     ((2,), 3, 1)
     """
     data = _checked_data(np.asarray(data))
+    extra |= {"fields": {name: _checked_field(name, np.asarray(v), len(data)) for name, v in (fields or {}).items()}}
     if labels is None:
         return Arrays(data=data, **extra)
     labels = np.asarray(labels)
@@ -144,6 +157,14 @@ def _checked_data(data: np.ndarray) -> np.ndarray:
         bad = np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(axis=1))
         raise CorruptData(f"{len(bad)} of {len(data)} examples hold NaN or infinity, the first is number {bad[0]}")
     return data
+
+
+def _checked_field(name: str, values: np.ndarray, n: int) -> np.ndarray:
+    if name in ("data", "label"):
+        raise ValueError(f"a field may not be called {name!r}, the name of an example's own entry; rename it")
+    if len(values) != n:
+        raise ValueError(f"field {name!r} must have one row for each of the {n} examples, got {len(values)}")
+    return _checked_data(values)
 
 
 def stored(data: np.ndarray) -> np.ndarray:

@@ -7,6 +7,9 @@ An objective draws a noise level, noises the data, and compares the network's pr
 The density of the noise level and the weight are two separate values, because papers state them separately and a
 reader must be able to find both. Any objective is a function (network, params, key, data, cond) -> (per_example, aux)
 with no mean inside; the mean belongs to the training step, where masks and device axes are known.
+
+An objective that reads more than data and condition names it in `needs`, and receives it as a keyword argument:
+entries of the batch ("base", the other end of a stored pair), and "step", the number of optimiser steps done.
 """
 
 from gendyn.objectives import noise_levels, weights

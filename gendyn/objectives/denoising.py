@@ -13,6 +13,7 @@ from gendyn.objectives.noise_levels import LogNormal, NoiseLevels
 from gendyn.objectives.weights import EDM, Weight
 from gendyn.predictions import Denoiser, EDMPreconditioner, Kind, Preconditioner, denoiser, determinant, row
 from gendyn.processes import Process
+from gendyn.processes.couplings import Coupling, Independent
 from gendyn.tree import constant, expand
 
 
@@ -23,7 +24,7 @@ class Denoising:
     The minimiser is the posterior mean of the predicted kind whatever the weight and the density of t; with predicts
     "velocity" on rectified flow this is flow matching. Callable as
 
-        loss(network, params, key, data, cond) -> (per_example [batch], aux)
+        loss(network, params, key, data, cond, base=None) -> (per_example [batch], aux)
 
     where network is `apply(params, x, label, cond)` or a `gendyn.networks.Network` (whose training mode is then used).
     No mean over the batch is taken here. aux holds per-example "lam" and "error" (unweighted, in the predicted kind).
@@ -34,6 +35,8 @@ class Denoising:
         precondition: input scale, label and F.
         noise_levels: density of t.
         weight: factor per noise level; None is `weights.EDM` at the default sigma_data.
+        coupling: how noise is paired with data: independent, or `couplings.Stored()` for pairs that come with the
+            data (reflow), whose unit noise is then the batch's "base".
         label: overrides the preconditioner's label, as in `gendyn.denoiser`.
         drop: probability of replacing an example's cond by `null`, for classifier-free guidance.
         null: the condition that stands for none (for classes: num_classes).
@@ -52,6 +55,7 @@ class Denoising:
     precondition: Preconditioner = EDMPreconditioner()
     noise_levels: NoiseLevels = LogNormal()
     weight: Weight = EDM()
+    coupling: Coupling = Independent()
     label: str | Callable[[Process, Any], Any] | None = None
     drop: float = 0.0
     null: Any = None
@@ -62,6 +66,11 @@ class Denoising:
         if self.drop and self.null is None:
             raise ValueError("drop > 0 needs null=, the condition that stands for none (for classes: num_classes).")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Entries of a batch, besides data and label, that this objective reads as keyword arguments."""
+        return self.coupling.needs
+
     def __call__(
         self,
         network: Any,
@@ -69,10 +78,14 @@ class Denoising:
         key: PRNGKeyArray,
         data: Float[Array, "batch *data"],
         cond: Any = None,
+        base: Float[Array, "batch *data"] | None = None,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         key_t, key_noise, key_drop, key_network = jax.random.split(key, 4)
         t = self.noise_levels.sample(self.process, key_t, data.shape[0])
-        x, noise = self.process.perturb(key_noise, data, t)
+        key_noise, key_coupling = jax.random.split(key_noise)
+        base = self.process.draw_noise(key_noise, data.shape, data.dtype) if base is None else base
+        noise = self.coupling(key_coupling, base, data, cond)
+        x = self.process.state(data, noise, t)
         cond = self._dropped(key_drop, cond, data.shape[0])
         value = self.denoiser(_training_mode(network, key_network), params).output(x, t, cond)
         a, b = row(self.predicts, self.precondition, self.process, t)

@@ -10,6 +10,7 @@ one set of samplers serve them all. Each process keeps the clock of its own lite
 (`t_noise`, `t_data`); nothing outside this room may assume a direction.
 """
 
+from gendyn.processes import couplings
 from gendyn.processes.describe import describe, from_description
 from gendyn.processes.flows import GVP, RectifiedFlow
 from gendyn.processes.gaussian import GaussianPath, Process
@@ -42,6 +43,7 @@ __all__ = [
     "VPCosine",
     "VPDiscrete",
     "VPLinear",
+    "couplings",
     "describe",
     "from_description",
 ]

@@ -34,6 +34,8 @@ class Process(Protocol):
     def lam(self, t: Time) -> Any: ...
     def t_of_lam(self, lam: Any) -> Any: ...
     def perturb(self, key: PRNGKeyArray, data: Array, t: Time) -> tuple[Array, Array]: ...
+    def draw_noise(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = ...) -> Array: ...
+    def state(self, data: Array, noise: Array, t: Time) -> Array: ...
     def sample_prior(self, key: PRNGKeyArray, shape: tuple[int, ...], t: Time = None) -> Array: ...
 
 
@@ -96,9 +98,21 @@ class GaussianPath:
 
         `t` is a scalar or one time per example, [batch].
         """
-        noise = jax.random.normal(key, data.shape, data.dtype)
+        noise = self.draw_noise(key, data.shape, data.dtype)
+        return self.state(data, noise, t), noise
+
+    def draw_noise(
+        self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> Float[Array, "batch *data"]:
+        """Unit noise, [batch, *data]: standard normal here; a process with another kernel draws its own."""
+        return jax.random.normal(key, shape, dtype)
+
+    def state(
+        self, data: Float[Array, "batch *data"], noise: Float[Array, "batch *data"], t: Time
+    ) -> Float[Array, "batch *data"]:
+        """The point alpha(t) data + sigma(t) noise of the path between a given pair; t is a scalar or [batch]."""
         t = expand(jnp.asarray(t), data)
-        return self.alpha(t) * data + self.sigma(t) * noise, noise
+        return self.alpha(t) * data + self.sigma(t) * noise
 
     def sample_prior(self, key: PRNGKeyArray, shape: tuple[int, ...], t: Time = None) -> Float[Array, "batch *data"]:
         """Draw the state a sampler starts from: sigma(t) noise, at `t_noise` unless `t` is given.
@@ -107,4 +121,4 @@ class GaussianPath:
         alpha = 0 and otherwise the usual start-up bias.
         """
         sigma = float(self.sigma(self.t_noise if t is None else t))
-        return sigma * jax.random.normal(key, shape)
+        return sigma * self.draw_noise(key, shape)

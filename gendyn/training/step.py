@@ -98,6 +98,17 @@ def check_source(experiment: Experiment, source: Source) -> None:
     if experiment.num_classes is not None and source.num_classes != experiment.num_classes:
         found = "no labels" if source.num_classes is None else f"{source.num_classes} classes"
         raise ValueError(f"the experiment is for {experiment.num_classes} classes, but the source has {found}.")
+    wanted = [name for name in needs(experiment) if name != "step"]
+    if missing := sorted(set(wanted) - set(source[0])):
+        raise ValueError(
+            f"the objective reads {', '.join(missing)} with every example, but the source has only "
+            f"{', '.join(sorted(source[0]))}; use a source of pairs, for example gendyn.data.arrays(data, fields=...)."
+        )
+
+
+def needs(experiment: Experiment) -> tuple[str, ...]:
+    """What the objective reads besides data and condition; a plain function needs nothing more."""
+    return tuple(getattr(experiment.objective, "needs", ()))
 
 
 def init_state(experiment: Experiment, mesh: Mesh) -> TrainState:
@@ -142,7 +153,7 @@ def compiled_step(experiment: Experiment, mesh: Mesh) -> Step:
 def train_step(experiment: Experiment, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
     """One optimiser step; the batch mean of the loss is taken here and nowhere else."""
     key = jax.random.fold_in(state.key, state.step)
-    loss, grads = gradients(experiment, state.params, key, batch)
+    loss, grads = gradients(experiment, state.params, key, batch, state.step)
     updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
@@ -153,12 +164,15 @@ def train_step(experiment: Experiment, state: TrainState, batch: dict[str, Array
     return TrainState(params=params, opt_state=opt_state, ema=average, step=step, key=state.key), metrics
 
 
-def gradients(experiment: Experiment, params: Any, key: PRNGKeyArray, batch: dict[str, Array]) -> tuple[Array, Any]:
+def gradients(
+    experiment: Experiment, params: Any, key: PRNGKeyArray, batch: dict[str, Array], step: Int[Array, ""]
+) -> tuple[Array, Any]:
     """Mean loss and its gradient, over `accumulate` micro-batches that each take rows from every device."""
 
     def mean_loss(params: Any, key: PRNGKeyArray, rows: dict[str, Array]) -> Array:
         cond = rows.get("label") if experiment.num_classes is not None else None
-        return experiment.objective(experiment.network, params, key, rows["data"], cond)[0].mean()
+        more = {name: step if name == "step" else rows[name] for name in needs(experiment)}
+        return experiment.objective(experiment.network, params, key, rows["data"], cond, **more)[0].mean()
 
     value_and_grad = jax.value_and_grad(mean_loss)
     n = experiment.accumulate

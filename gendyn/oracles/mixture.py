@@ -1,4 +1,4 @@
-"""Exact models: Gaussian mixtures, for which every Gaussian path has a closed-form denoiser, score and likelihood.
+"""Gaussian mixtures, for which every Gaussian path has a closed-form denoiser, score and likelihood.
 
 For data ~ sum_k w_k N(mu_k, C_k) and x = alpha data + sigma noise, with S_k = alpha^2 C_k + sigma^2 I,
 q_k = S_k^{-1} (x - alpha mu_k) and g_k(x) the posterior probability of component k:

@@ -1,0 +1,9 @@
+"""Exact models: data whose denoiser, score, velocity and likelihood are known in closed form under every process.
+
+Every other part of gendyn is tested against these: an objective's minimiser is the oracle, a sampler run on the oracle
+has a measurable order, a likelihood closes its budget.
+"""
+
+from gendyn.oracles.mixture import GaussianMixture
+
+__all__ = ["GaussianMixture"]
