@@ -76,9 +76,19 @@ def from_denoised(kind: str, denoised: Any, x: Any, process: Process, t: Any) ->
 
     Undefined where sigma = 0 unless the kind is "denoised" itself.
     """
+    refuse_score(kind, process)
     t = expand(namespace(x).asarray(t), x)
     state = (process.alpha(t), process.sigma(t))
     return convert(denoised, x, (ROWS["denoised"](process, t), state), ROWS[kind](process, t))
+
+
+def refuse_score(kind: str, process: Process) -> None:
+    """The row of the score, -noise/sigma, is that of Gaussian noise."""
+    if kind == "score" and not process.gaussian_noise:
+        raise ValueError(
+            f"the noise of {process} is not Gaussian, so its score does not follow from the denoised; predict "
+            '"denoised", "eps", "velocity" or "F", and use samplers of the ODE.'
+        )
 
 
 # --- Labels: what the network is told about the noise -----------------------------------------------------------
@@ -227,6 +237,7 @@ def row(kind: str, precondition: Preconditioner, process: Process, t: Any) -> Ro
         return precondition.row(process, t)
     if kind not in ROWS:
         raise ValueError(f"predicts must be one of {', '.join([*ROWS, 'F'])}; got {kind!r}.")
+    refuse_score(kind, process)
     return ROWS[kind](process, t)
 
 

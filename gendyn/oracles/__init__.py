@@ -5,5 +5,6 @@ has a measurable order, a likelihood closes its budget.
 """
 
 from gendyn.oracles.mixture import GaussianMixture
+from gendyn.oracles.point_masses import PointMasses
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "PointMasses"]

@@ -1,4 +1,4 @@
-"""Gaussian mixtures, for which every Gaussian path has a closed-form denoiser, score and likelihood.
+"""Gaussian mixtures, for which every path has an exact denoiser, score and likelihood.
 
 For data ~ sum_k w_k N(mu_k, C_k) and x = alpha data + sigma noise, with S_k = alpha^2 C_k + sigma^2 I,
 q_k = S_k^{-1} (x - alpha mu_k) and g_k(x) the posterior probability of component k:
@@ -6,7 +6,8 @@ q_k = S_k^{-1} (x - alpha mu_k) and g_k(x) the posterior probability of componen
     log p_t = logsumexp_k [log w_k + log N(x; alpha mu_k, S_k)]
     denoised = sum_k g_k (mu_k + alpha C_k q_k),    eps = sigma sum_k g_k q_k,    score = -sum_k g_k q_k.
 
-Point masses are C_k = 0. Every other part of gendyn is tested against these.
+Point masses are C_k = 0. Noise that is a Gaussian of random scale (PFGM++) adds an integral over the scale, taken by
+quadrature (`scale_mixture`): a component for every node, with noise sigma times the node's scale.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gendyn.oracles.scale_mixture import scales
 from gendyn.processes import Process
 from gendyn.tree import expand, namespace
 
 
 class _Parts:
-    """Posterior pieces of a mixture at (x, t): everything else is a sum over them."""
+    """Posterior pieces of a mixture at (x, t): everything else is a sum over them.
+
+    Axes are [batch, K, Q, d]: example, component, node of the noise's scale (one for Gaussian noise), coordinate.
+    """
 
     def __init__(self, mixture: GaussianMixture, process: Process, x: Any, t: Any):
         xp = namespace(x, t, mixture.means)
@@ -33,39 +38,53 @@ class _Parts:
             (lambda: expand(process.dalpha(t), x)),
             (lambda: expand(process.dsigma(t), x)),
         )
-        # Eigenbasis of each C_k: [batch, K, d] throughout.
-        self.delta = mixture.rotate(x[:, None, :] - self.alpha * mixture.means)
-        self.variance = self.alpha**2 * mixture.eigenvalues + self.sigma**2
-        self.q = self.delta / self.variance
-        log_joint = xp.log(mixture.weights) - 0.5 * xp.sum(
-            self.delta * self.q + xp.log(2 * np.pi * self.variance), axis=-1
+        # Eigenbasis of each C_k.
+        delta = mixture.rotate(x[:, None, :] - self.alpha * mixture.means)
+        signal = self.alpha**2 * mixture.eigenvalues
+        scale, log_weight = scales(process.noise, signal * xp.ones_like(delta), delta, self.sigma)
+        self.scale = scale[..., None]
+        self.variance = signal[:, :, None] + (self.sigma[..., None] * self.scale) ** 2
+        self.q = delta[:, :, None] / self.variance
+        log_joint = (
+            xp.log(mixture.weights)[:, None]
+            + log_weight
+            - 0.5 * xp.sum(delta[:, :, None] * self.q + xp.log(2 * np.pi * self.variance), axis=-1)
         )
-        top = log_joint.max(-1, keepdims=True)
+        top = log_joint.max((1, 2), keepdims=True)
         unnormalised = xp.exp(log_joint - top)
-        total = unnormalised.sum(-1, keepdims=True)
+        total = unnormalised.sum((1, 2), keepdims=True)
         self.responsibility = unnormalised / total
-        self.log_prob = (top + xp.log(total))[:, 0]
+        self.log_prob = (top + xp.log(total))[:, 0, 0]
 
-    def mix(self, per_component: Any) -> Any:
-        return self.xp.sum(self.responsibility[..., None] * per_component, axis=1)
+    def per_component(self, values: Any) -> Any:
+        """The weighted sum over the scales of a component, [batch, K, ...]."""
+        weights = self.responsibility.reshape(self.responsibility.shape + (1,) * (values.ndim - 3))
+        return self.xp.sum(weights * values, axis=2)
 
-    @property
-    def component_mean(self) -> Any:
-        """E[data | x, k] = mu_k + alpha C_k q_k, [batch, K, d]."""
-        return self.mixture.means + self.mixture.rotate_back(self.alpha * self.mixture.eigenvalues * self.q)
+    def turned(self, eigen: Any) -> Any:
+        """Values [batch, K, Q, d] in each component's eigenbasis, back in the coordinates of x."""
+        return self.mixture.rotate_back(eigen)
 
     @property
     def minus_score(self) -> Any:
-        return self.mix(self.mixture.rotate_back(self.q))
+        return self.turned(self.per_component(self.q)).sum(1)
 
     @property
     def denoised(self) -> Any:
-        return self.mix(self.component_mean)
+        """E[data | x], with E[data | x, k, scale] = mu_k + alpha C_k q."""
+        share = self.responsibility.sum(2)[..., None]
+        pull = self.turned(self.per_component(self.alpha[..., None] * self.mixture.eigenvalues[:, None] * self.q))
+        return (share * self.mixture.means + pull).sum(1)
+
+    @property
+    def noise(self) -> Any:
+        """E[noise | x] = sigma E[scale^2 q]: sigma times minus the score for Gaussian noise, and only for that."""
+        return self.sigma[..., 0] * self.turned(self.per_component(self.scale**2 * self.q)).sum(1)
 
 
 @jax.tree_util.register_pytree_node_class
 class GaussianMixture:
-    """A mixture of Gaussians as data, exact under every Gaussian path.
+    """A mixture of Gaussians as data, exact under every path; under PFGM++ to the precision of a quadrature, 1e-12.
 
     Args:
         weights: [K], positive; normalised here.
@@ -123,9 +142,10 @@ class GaussianMixture:
         return namespace(v, self.eigenvectors).einsum("bki,kij->bkj", v, self.eigenvectors)
 
     def rotate_back(self, v: Any) -> Any:
+        """Out of each component's eigenbasis, [batch, K, d] or, for every node of a scale, [batch, K, Q, d]."""
         if self.eigenvectors is None:
             return v
-        return namespace(v, self.eigenvectors).einsum("bkj,kij->bki", v, self.eigenvectors)
+        return namespace(v, self.eigenvectors).einsum("bk...j,kij->bk...i", v, self.eigenvectors)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         """n exact draws of the data."""
@@ -147,7 +167,7 @@ class GaussianMixture:
         return jax.tree_util.Partial(_score, self, process)
 
     def velocity(self, process: Process) -> jax.tree_util.Partial:
-        """The exact probability-flow velocity(x, t, cond=None) = alpha' denoised + sigma' eps."""
+        """The exact probability-flow velocity(x, t, cond=None) = alpha' E[data | x] + sigma' E[noise | x]."""
         return jax.tree_util.Partial(_velocity, self, process)
 
     def divergence(self, process: Process) -> jax.tree_util.Partial:
@@ -169,17 +189,19 @@ def _score(mixture: GaussianMixture, process: Process, x: Any, t: Any, cond: Any
 
 def _velocity(mixture: GaussianMixture, process: Process, x: Any, t: Any, cond: Any = None) -> Any:
     parts = _Parts(mixture, process, x, t)
-    return parts.dalpha() * parts.denoised + parts.dsigma() * parts.sigma[..., 0] * parts.minus_score
+    return parts.dalpha() * parts.denoised + parts.dsigma() * parts.noise
 
 
 def _divergence(mixture: GaussianMixture, process: Process, x: Any, t: Any, cond: Any = None) -> Any:
-    """alpha' tr(d denoised/dx) + sigma' tr(d eps/dx), each from d g_k/dx = g_k (minus_score - q_k)."""
+    """alpha' tr(d denoised/dx) + sigma' tr(d noise/dx), each from d g/dx = g (minus_score - q)."""
     parts = _Parts(mixture, process, x, t)
-    xp, g = parts.xp, parts.responsibility
-    q, means = mixture.rotate_back(parts.q), parts.component_mean
-    gradient = parts.minus_score[:, None, :] - q
-    gain = parts.alpha * (mixture.eigenvalues / parts.variance).sum(-1, keepdims=True)
-    trace_denoised = xp.sum(g * (gain[..., 0] + xp.sum(means * gradient, axis=-1)), axis=1)
+    xp, g, scale = parts.xp, parts.responsibility, parts.scale[..., 0]
+    q = parts.turned(parts.q)
+    pull = parts.turned(parts.alpha[..., None] * mixture.eigenvalues[:, None] * parts.q)
+    gradient = parts.minus_score[:, None, None, :] - q
+    gain = (parts.alpha[..., None] * mixture.eigenvalues[:, None] / parts.variance).sum(-1)
+    means = mixture.means[:, None, :] + pull
+    trace_denoised = (g * (gain + xp.sum(means * gradient, axis=-1))).sum((1, 2))
     inverse = (1 / parts.variance).sum(-1)
-    trace_eps = parts.sigma[:, 0, 0] * xp.sum(g * (inverse + xp.sum(q * gradient, axis=-1)), axis=1)
-    return parts.dalpha()[..., 0] * trace_denoised + parts.dsigma()[..., 0] * trace_eps
+    trace_noise = parts.sigma[:, 0, 0] * (g * scale**2 * (inverse + xp.sum(q * gradient, axis=-1))).sum((1, 2))
+    return parts.dalpha()[..., 0] * trace_denoised + parts.dsigma()[..., 0] * trace_noise

@@ -1,19 +1,20 @@
 """Forward dynamics: how data becomes noise.
 
-Every process here is an affine Gaussian path
+Every process here is an affine path
 
-    x = alpha(t) data + sigma(t) noise,        noise ~ N(0, I),
+    x = alpha(t) data + sigma(t) noise,        noise ~ N(0, I), or heavy-tailed (PFGM++, see `noise`),
 
-and only the pair (alpha, sigma) tells one from another. Dividing by alpha turns each of them into the
-variance-exploding path with noise level sigma/alpha = e^{-lam}, which is why one denoiser, one set of conversions and
+and only the pair (alpha, sigma) and the law of the noise tell one from another. Dividing by alpha turns each of them
+into the exploding path with noise level sigma/alpha = e^{-lam}, which is why one denoiser, one set of conversions and
 one set of samplers serve them all. Each process keeps the clock of its own literature and says which end is which
 (`t_noise`, `t_data`); nothing outside this room may assume a direction.
 """
 
-from gendyn.processes import couplings
+from gendyn.processes import couplings, noise
 from gendyn.processes.describe import describe, from_description
 from gendyn.processes.flows import GVP, RectifiedFlow
 from gendyn.processes.gaussian import GaussianPath, Process
+from gendyn.processes.pfgmpp import PFGMPP
 from gendyn.processes.variance_exploding import EDM, VE
 from gendyn.processes.variance_preserving import SubVP, VPCosine, VPDiscrete, VPLinear
 
@@ -26,6 +27,7 @@ PROCESSES = {
     "subvp": SubVP,
     "ve": VE,
     "edm": EDM,
+    "pfgmpp": PFGMPP,
     "gvp": GVP,
     "rectified_flow": RectifiedFlow,
 }
@@ -34,6 +36,7 @@ PROCESSES = {
 __all__ = [
     "EDM",
     "GVP",
+    "PFGMPP",
     "PROCESSES",
     "VE",
     "GaussianPath",
@@ -46,4 +49,5 @@ __all__ = [
     "couplings",
     "describe",
     "from_description",
+    "noise",
 ]

@@ -7,11 +7,12 @@ from typing import Any
 
 from gendyn.processes.flows import GVP, RectifiedFlow
 from gendyn.processes.gaussian import Process
+from gendyn.processes.pfgmpp import PFGMPP
 from gendyn.processes.variance_exploding import EDM, VE
 from gendyn.processes.variance_preserving import SubVP, VPCosine, VPDiscrete, VPLinear
 
 KINDS: dict[str, type] = {
-    cls.__name__: cls for cls in (VPLinear, VPCosine, VPDiscrete, SubVP, VE, EDM, GVP, RectifiedFlow)
+    cls.__name__: cls for cls in (VPLinear, VPCosine, VPDiscrete, SubVP, VE, EDM, PFGMPP, GVP, RectifiedFlow)
 }
 
 

@@ -1,14 +1,14 @@
-"""Arithmetic shared by every affine Gaussian path x = alpha(t) data + sigma(t) noise."""
+"""Arithmetic shared by every affine path x = alpha(t) data + sigma(t) noise."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gendyn.processes.noise import GaussianNoise, Noise
 from gendyn.tree import expand, namespace
 
 Time: TypeAlias = Any
@@ -19,6 +19,8 @@ Time: TypeAlias = Any
 class Process(Protocol):
     """What a forward process offers; see `GaussianPath` for the meaning of each method."""
 
+    @property
+    def noise(self) -> Noise: ...
     @property
     def gaussian_noise(self) -> bool: ...
     @property
@@ -47,9 +49,16 @@ class GaussianPath:
     `namespace(t)`, so numpy float64 in gives numpy float64 out (planning) and jax in gives jax out (training).
     """
 
-    gaussian_noise = True
-    """Whether the noise is Gaussian: the denoiser gives the score, (alpha denoised - x)/sigma^2, and a state stays on
-    the path when Gaussian noise is added. A process with other noise says False; plans that draw noise refuse it."""
+    @property
+    def noise(self) -> Noise:
+        """The law of the unit noise, Gaussian unless a process says otherwise."""
+        return GaussianNoise()
+
+    @property
+    def gaussian_noise(self) -> bool:
+        """Whether the noise is Gaussian: the denoiser gives the score, (alpha denoised - x)/sigma^2, and a state stays
+        on the path when Gaussian noise is added. Plans that draw noise refuse other processes."""
+        return self.noise.gaussian
 
     @property
     @abstractmethod
@@ -104,8 +113,8 @@ class GaussianPath:
     def draw_noise(
         self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32
     ) -> Float[Array, "batch *data"]:
-        """Unit noise, [batch, *data]: standard normal here; a process with another kernel draws its own."""
-        return jax.random.normal(key, shape, dtype)
+        """Unit noise, [batch, *data], of the process's own law."""
+        return self.noise.draw(key, shape, dtype)
 
     def state(
         self, data: Float[Array, "batch *data"], noise: Float[Array, "batch *data"], t: Time

@@ -50,11 +50,8 @@ class VE(_UnitSignal):
 
 
 @constant
-class EDM(_UnitSignal):
-    """x = data + t noise: the clock is sigma; noise at sigma_max, data at 0; samplers run sigma_max -> sigma_min.
-
-    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models" (arXiv 2206.00364).
-    """
+class Scaled(_UnitSignal):
+    """x = data + t noise: the clock is sigma; noise at sigma_max, data at 0; samplers run sigma_max -> sigma_min."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -76,3 +73,11 @@ class EDM(_UnitSignal):
 
     def t_of_lam(self, lam: Any) -> Any:
         return namespace(lam).exp(-lam)
+
+
+@constant
+class EDM(Scaled):
+    """x = data + t noise with Gaussian noise; the clock is sigma, from sigma_max (noise) to 0 (data).
+
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models" (arXiv 2206.00364).
+    """

@@ -115,6 +115,10 @@ def run_with_langevin(
             f"{plan.nfe} calls and a window of {plan.window}: use ancestral, ddim or euler_maruyama, or put "
             "corrections in a plan with gendyn.samplers.langevin."
         )
+    if not plan.process.gaussian_noise:
+        raise ValueError(
+            f"the noise of {plan.process} is not Gaussian, so Langevin corrections have no score; run the plan alone."
+        )
     levels = (plan.process.alpha(plan.t), plan.process.sigma(plan.t))
     return _corrected(dataclasses.replace(plan, info=None), levels, as_argument(D), x_T, key, snr, cond, repeats)
 

@@ -143,7 +143,7 @@ def log_likelihood(
     control = Control(rtol=rtol, atol=atol, solver=explicit(solver), max_steps=max_steps)
     probes, levels = divergence.probes(key, data), angles(process, *ends)
     change, latent, nfe = _flow(process, as_argument(D), data, probes, divergence, levels, control, cond)
-    log_prior = (_gaussian(float(process.sigma(ends[0]))) if prior is None else prior)(latent, ends[0])
+    log_prior = (_unit_noise(process) if prior is None else prior)(latent, ends[0])
     return LogLikelihood(
         log_prob=log_prior + change.mean(0),
         standard_error=divergence.standard_error(change),
@@ -152,12 +152,13 @@ def log_likelihood(
     )
 
 
-def _gaussian(sigma: float) -> Prior:
-    """The log-density of sigma times unit noise."""
+def _unit_noise(process: Process) -> Prior:
+    """The log-density of sigma times the process's own unit noise."""
 
     def log_prob(x: Array, t: Any) -> Array:
+        sigma = float(process.sigma(t))
         flat = x.reshape(x.shape[0], -1) / sigma
-        return -0.5 * (flat**2 + np.log(2 * np.pi * sigma**2)).sum(-1)
+        return process.noise.log_density((flat**2).sum(-1), flat.shape[1]) - flat.shape[1] * np.log(sigma)
 
     return log_prob
 

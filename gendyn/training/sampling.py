@@ -74,7 +74,7 @@ def _batch(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
     priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     prior = plan.process.sample_prior
-    x_T = jax.vmap(lambda key: prior(key, shape, t=float(plan.t[0])))(priors)
+    x_T = jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(priors)
     cond = jax.tree.map(lambda a: np.asarray(a)[rows], cond)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
     return samplers.run(plan, denoiser, x_T, key=draws, cond=cond)

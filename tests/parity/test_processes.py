@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from gendyn import predictions, processes
 from gendyn.objectives import weights
-from gendyn.oracles import GaussianMixture
+from gendyn.oracles import GaussianMixture, PointMasses
 from gendyn.samplers import grids
 
 PATHS = {
@@ -165,3 +165,30 @@ def test_edm_steps(n, rho, reference):
     grid = grids.karras(processes.EDM(), n, rho)
     np.testing.assert_allclose(grid.t, reference[f"edm_steps/n{n}_rho{rho:g}"], rtol=1e-12, atol=0)
     assert grid.clean
+
+
+# --- PFGM++ -----------------------------------------------------------------------------------------------------
+
+
+def test_pfgmpp_radii(reference):
+    for i, N in enumerate(reference["pfgmpp_radius/N"]):
+        for j, D in enumerate(reference["pfgmpp_radius/D"]):
+            ours = processes.PFGMPP(D=float(D)).radius_quantile(reference["pfgmpp_radius/q"], int(N))
+            np.testing.assert_allclose(ours, reference["pfgmpp_radius/R_over_sigma"][i, j], rtol=1e-9)
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["float64", "float32"])
+def test_pfgmpp_field_of_point_masses(reference, single):
+    """In float32 to 1e-5 of each array's scale up to D = 1e6, where naive weights are wrong in the first digit."""
+    field = {key.split("/")[1]: reference[key] for key in reference.files if key.startswith("pfgmpp_field/")}
+    dtype, tolerance = (np.float32, 1e-5) if single else (np.float64, 1e-10)
+    points = PointMasses(field["points"].astype(dtype), field["weights"])
+    for i, D in enumerate(field["D"]):
+        process = processes.PFGMPP(D=float(D))
+        for j, sigma in enumerate(field["sigma"]):
+            x, t = field["x"][i, j].astype(dtype), dtype(sigma)
+            agree(points.posterior(process, x, t), field["posterior_weights"][i, j], tolerance)
+            agree(points.denoiser(process)(x, t), field["mean"][i, j], tolerance)
+            if not single:
+                agree(points.velocity(process)(x, t), field["dxdsigma"][i, j])
+                agree(points.log_prob(process, x, t), field["logp"][i, j])

@@ -20,9 +20,28 @@ IN_TIME = {"euler"}
 """Rules that move the state by dt: on curved clocks they are not exact for a point mass."""
 
 
+GAUSSIAN = [name for name in sorted(PROCESSES) if PROCESSES[name]().gaussian_noise]
+OTHER = sorted(set(PROCESSES) - set(GAUSSIAN))
+DRAWING = [name for name in NAMES if SAMPLERS[name].build(EDM(), grids.uniform_lam(EDM(), 6)).draws]
+ADMITTED = [(name, path) for name in NAMES for path in sorted(PROCESSES) if path in GAUSSIAN or name not in DRAWING]
+"""Every sampler with every process that admits it: those that draw Gaussian noise need Gaussian paths."""
+
+
 @pytest.fixture(params=sorted(PROCESSES))
 def process(request):
     return PROCESSES[request.param]()
+
+
+@pytest.fixture(params=GAUSSIAN)
+def gaussian(request):
+    return PROCESSES[request.param]()
+
+
+@pytest.fixture(params=ADMITTED, ids="-".join)
+def pair(request):
+    """(name of a sampler, process that admits it)."""
+    name, path = request.param
+    return name, PROCESSES[path]()
 
 
 def some_plan(name, process, least=8):
@@ -98,12 +117,20 @@ def test_unknown_names_list_the_known_ones():
 # --- Every sampler on every process ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_are_finite_and_near_the_data(name, process):
+@pytest.mark.parametrize("path", OTHER)
+@pytest.mark.parametrize("name", DRAWING)
+def test_samplers_that_draw_gaussian_noise_refuse_other_noise_by_name(name, path):
+    process = PROCESSES[path]()
+    with pytest.raises(ValueError, match=rf"{type(process).__name__}.* is not Gaussian .*use a deterministic sampler"):
+        plan(name, process, 8)
+
+
+def test_samples_are_finite_and_near_the_data(pair):
     """The usual grid of the recipe, clean last node included where it has one (also on VE and discrete tables).
 
     64 calls: some rules need them from the cosine table's sigma/alpha of 40,000, where large steps are unstable.
     """
+    name, process = pair
     ours = some_plan(name, process, least=64)
     _, samples = sample(ours, MIXTURE, process, n=64)
     assert np.isfinite(samples).all()
@@ -111,9 +138,9 @@ def test_samples_are_finite_and_near_the_data(name, process):
     assert 0.5 < samples.std() < 2
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_point_masses_are_reached_exactly(name, process):
+def test_point_masses_are_reached_exactly(pair):
     """D is constant on one point: the exact trajectory keeps its unit noise, and a clean end is the point itself."""
+    name, process = pair
     ours = some_plan(name, process)
     if name in IN_TIME and process.dsigma(0.5) * 1.0 != process.dsigma(0.25) * 1.0:
         pytest.skip("an Euler step in a curved clock")
@@ -192,13 +219,15 @@ def test_euler_is_not_ddim_where_it_is_curved(name):
     assert np.abs(euler(process, grid).sm - ddim(process, grid).sm).max() > 1e-4
 
 
-def test_ancestral_is_ddim_with_full_noise(process):
+def test_ancestral_is_ddim_with_full_noise(gaussian):
+    process = gaussian
     grid = grids.karras(process, 9)
     same_table(ancestral(process, grid), ddim(process, grid, eta=1.0), rtol=1e-9, atol=1e-15)
 
 
-def test_ancestral_is_the_posterior_of_the_path(process):
+def test_ancestral_is_the_posterior_of_the_path(gaussian):
     """Mean and variance of q(x_e | x_s, data), by Gaussian conditioning on x_s = (alpha_s/alpha_e) x_e + noise."""
+    process = gaussian
     grid = grids.karras(process, 6, final_zero=False)
     ours = ancestral(process, grid)
     alpha, sigma = grid.alpha, grid.sigma
@@ -211,8 +240,9 @@ def test_ancestral_is_the_posterior_of_the_path(process):
 
 
 @pytest.mark.parametrize("build", [ddim, heun, ancestral, functools.partial(heun, churn=3.0)])
-def test_every_process_is_edm_in_the_state_over_alpha(build, process):
+def test_every_process_is_edm_in_the_state_over_alpha(build, gaussian):
     """The same nodes in lam give the same samples, once x is divided by alpha."""
+    process = gaussian
     lam = np.linspace(-2.2, 2.5, 8)
     results = []
     for path in (process, EDM()):
@@ -225,7 +255,8 @@ def test_every_process_is_edm_in_the_state_over_alpha(build, process):
     np.testing.assert_allclose(*results, rtol=1e-8, atol=1e-9)
 
 
-def test_heun_without_churn_is_heun_with_none_of_it(process):
+def test_heun_without_churn_is_heun_with_none_of_it(gaussian):
+    process = gaussian
     grid = grids.karras(process, 6)
     with_draws = heun(process, grid, churn=0.0)
     assert with_draws.draws == 1

@@ -125,7 +125,9 @@ def moments(
         first: position of data[0] in the whole set, so that parts of a set draw what the whole would.
     """
     levels = _levels(process, D, lam, jnp.promote_types(data.dtype, jnp.float32))
-    samples = Pairs(data=data, cond=cond, noise=noise, key=key, probes=probes, fresh=fresh, first=first)
+    samples = Pairs(
+        data=data, cond=cond, noise=noise, key=key, probes=probes, fresh=fresh, first=first, law=process.noise
+    )
     samples.require()
     D = as_argument(D)
     batch = min(batch or _usual_batch(), len(data))

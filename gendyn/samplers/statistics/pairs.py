@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gendyn.processes.noise import Noise
+
 Probes: TypeAlias = int | Literal["exact"]
 """Random signs per pair, or one direction per element."""
 
@@ -26,6 +28,7 @@ class Pairs:
     probes: Probes
     fresh: bool
     first: int
+    law: Noise
 
     def require(self) -> None:
         """Refuse, in words, what cannot be measured."""
@@ -52,7 +55,7 @@ class Pairs:
         if self.key is not None:
             key = jax.random.fold_in(self.key, node) if self.fresh else self.key
             count = 0 if self.probes == "exact" else self.probes
-            noise, signs = _random(key, jnp.asarray(self.first + rows), data, count)
+            noise, signs = _random(key, jnp.asarray(self.first + rows), data, count, self.law)
         noise = noise if self.noise is None else take(self.noise).astype(data.dtype)
         return data, noise, _unit_vectors(data) if self.probes == "exact" else signs, cond
 
@@ -62,16 +65,16 @@ def _unit_vectors(data: Float[Array, "batch *data"]) -> Float[Array, "elements 1
     return jnp.eye(size, dtype=data.dtype).reshape(size, 1, *data.shape[1:])
 
 
-@partial(jax.jit, static_argnames="probes")
+@partial(jax.jit, static_argnames=("probes", "law"))
 def _random(
-    key: Any, positions: Array, like: Float[Array, "batch *data"], probes: int
+    key: Any, positions: Array, like: Float[Array, "batch *data"], probes: int, law: Noise
 ) -> tuple[Float[Array, "batch *data"], Float[Array, "probes batch *data"]]:
     """Noise and scaled signs of each position, whatever its neighbours."""
 
     def draw(position: Any, one: Array) -> tuple[Array, Array]:
         for_noise, for_signs = jax.random.split(jax.random.fold_in(key, position))
         signs = jax.random.rademacher(for_signs, (probes, *one.shape), one.dtype)
-        return jax.random.normal(for_noise, one.shape, one.dtype), signs / np.sqrt(max(probes, 1))
+        return law.draw(for_noise, (1, *one.shape), one.dtype)[0], signs / np.sqrt(max(probes, 1))
 
     noise, signs = jax.vmap(draw)(positions, like)
     return noise, jnp.moveaxis(signs, 1, 0)
