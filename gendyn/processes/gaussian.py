@@ -110,9 +110,7 @@ class GaussianPath:
         noise = self.draw_noise(key, data.shape, data.dtype)
         return self.state(data, noise, t), noise
 
-    def draw_noise(
-        self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32
-    ) -> Float[Array, "batch *data"]:
+    def draw_noise(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "batch *data"]:
         """Unit noise, [batch, *data], of the process's own law."""
         return self.noise.draw(key, shape, dtype)
 

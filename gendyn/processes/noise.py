@@ -41,7 +41,7 @@ class GaussianNoise:
 
     gaussian = True
 
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "batch *data"]:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "batch *data"]:
         """Unit noise, [batch, *data]."""
         return jax.random.normal(key, shape, dtype)
 
@@ -92,7 +92,7 @@ class StudentT:
         if not (self.D > 0 and math.isfinite(self.D)):
             raise ValueError(f"D must be a positive number; got {self.D} (for D = infinity use gd.processes.EDM).")
 
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "batch *data"]:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "batch *data"]:
         """Unit noise, [batch, *data]: one precision for each example of the leading axis.
 
         Drawn as a normal and a *log*-gamma, which neither underflows at small D nor divides by a radius: in float32 the

@@ -78,8 +78,9 @@ def test_no_model_at_all_is_euler_in_lam():
 def test_all_processes_give_the_same_samples():
     """One network seen on another path has the same statistics, and the same x/alpha at the same lam."""
     ends = []
-    for name in sorted(PROCESSES):
-        process = PROCESSES[name]()
+    for process in (make() for _, make in sorted(PROCESSES.items())):
+        if not process.gaussian_noise:
+            continue  # another noise is another model
         grid = grids.explicit(process, lam=np.linspace(-3.0, 3.0, 9))
         plan = dpm_solver_v3(process, grid, statistics=wavy())
         y = np.exp(3.0) * np.random.default_rng(0).standard_normal((16, 2))
