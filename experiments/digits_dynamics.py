@@ -54,10 +54,11 @@ def vp_recipe(process: gd.processes.Process) -> dict[str, Any]:
 
 
 RECIPES = {
-    "edm": lambda: karras_recipe(gd.processes.EDM(sigma_min=0.02, sigma_max=20.0)),
-    "vp": lambda: vp_recipe(gd.processes.VPCosine()),
-    "rectified_flow": lambda: flow_recipe(gd.processes.RectifiedFlow()),
-    "one_sided": lambda: flow_recipe(gd.processes.GVP()),
+    "edm": lambda config: karras_recipe(gd.processes.EDM(sigma_min=0.02, sigma_max=20.0)),
+    "pfgmpp": lambda config: karras_recipe(gd.processes.PFGMPP(D=config.D, sigma_min=0.02, sigma_max=20.0)),
+    "vp": lambda config: vp_recipe(gd.processes.VPCosine()),
+    "rectified_flow": lambda config: flow_recipe(gd.processes.RectifiedFlow()),
+    "one_sided": lambda config: flow_recipe(gd.processes.GVP()),
 }
 
 
@@ -65,7 +66,9 @@ RECIPES = {
 class Config:
     """One network and one optimiser for every dynamics; only the objective changes."""
 
-    dynamics: Literal["edm", "vp", "rectified_flow", "one_sided"] = "edm"
+    dynamics: Literal["edm", "vp", "rectified_flow", "one_sided", "pfgmpp"] = "edm"
+    D: float = 128.0
+    """Extra dimensions of PFGM++."""
     width: int = 96
     depth: int = 4
     batch_size: int = 128
@@ -75,7 +78,7 @@ class Config:
     seed: int = 0
 
     def experiment(self) -> gd.training.Experiment:
-        recipe = RECIPES[self.dynamics]()
+        recipe = RECIPES[self.dynamics](self)
         recipe["noise_levels"] = gd.objectives.noise_levels.Stratified(levels=recipe["noise_levels"])
         network = partial(gd.networks.DiT, (8, 8, 1), patch=2, width=self.width, depth=self.depth, heads=4)
         rate = gd.training.schedule("cosine", self.learning_rate, steps=self.steps, warmup=self.warmup)

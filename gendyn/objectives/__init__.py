@@ -12,10 +12,11 @@ An objective that reads more than data and condition names it in `needs`, and re
 entries of the batch ("base", the other end of a stored pair), and "step", the number of optimiser steps done.
 """
 
-from gendyn.objectives import noise_levels, weights
+from gendyn.objectives import interpolation, noise_levels, weights
 from gendyn.objectives.denoising import Denoising
+from gendyn.objectives.interpolation import Interpolation
 
-OBJECTIVES = {"denoising": Denoising}
+OBJECTIVES = {"denoising": Denoising, "interpolation": Interpolation}
 
 NOISE_LEVELS = {
     "lognormal": noise_levels.LogNormal,
@@ -35,4 +36,13 @@ WEIGHTS = {
     "uniform": weights.Uniform,
 }
 
-__all__ = ["NOISE_LEVELS", "OBJECTIVES", "WEIGHTS", "Denoising", "noise_levels", "weights"]
+__all__ = [
+    "NOISE_LEVELS",
+    "OBJECTIVES",
+    "WEIGHTS",
+    "Denoising",
+    "Interpolation",
+    "interpolation",
+    "noise_levels",
+    "weights",
+]

@@ -86,8 +86,8 @@ class Denoising:
         base = self.process.draw_noise(key_noise, data.shape, data.dtype) if base is None else base
         noise = self.coupling(key_coupling, base, data, cond)
         x = self.process.state(data, noise, t)
-        cond = self._dropped(key_drop, cond, data.shape[0])
-        value = self.denoiser(_training_mode(network, key_network), params).output(x, t, cond)
+        cond = dropped(key_drop, cond, data.shape[0], self.drop, self.null)
+        value = self.denoiser(training_mode(network, key_network), params).output(x, t, cond)
         a, b = row(self.predicts, self.precondition, self.process, t)
         target = expand(a, data) * data + expand(b, data) * noise
         value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
@@ -99,14 +99,17 @@ class Denoising:
         """The denoiser that this objective trains."""
         return denoiser(apply, params, self.process, self.predicts, precondition=self.precondition, label=self.label)
 
-    def _dropped(self, key: PRNGKeyArray, cond: Any, n: int) -> Any:
-        if self.drop == 0.0 or cond is None:
-            return cond
-        mask = jax.random.bernoulli(key, self.drop, (n,))
-        return jax.tree.map(lambda c, null: jnp.where(expand(mask, c), jnp.asarray(null, c.dtype), c), cond, self.null)
+
+def dropped(key: PRNGKeyArray, cond: Any, n: int, drop: float, null: Any) -> Any:
+    """The conditions of n examples, each replaced by `null` with probability `drop`."""
+    if drop == 0.0 or cond is None:
+        return cond
+    mask = jax.random.bernoulli(key, drop, (n,))
+    return jax.tree.map(lambda c, none: jnp.where(expand(mask, c), jnp.asarray(none, c.dtype), c), cond, null)
 
 
-def _training_mode(network: Any, key: PRNGKeyArray) -> Callable[..., Any]:
+def training_mode(network: Any, key: PRNGKeyArray) -> Callable[..., Any]:
+    """The network's `train` with its key, so that dropout is on; a plain apply function has no other mode."""
     train = getattr(network, "train", None)
     if train is None:
         return network

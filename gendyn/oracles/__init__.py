@@ -6,5 +6,6 @@ has a measurable order, a likelihood closes its budget.
 
 from gendyn.oracles.mixture import GaussianMixture
 from gendyn.oracles.point_masses import PointMasses
+from gendyn.oracles.two_sided import TwoSided
 
-__all__ = ["GaussianMixture", "PointMasses"]
+__all__ = ["GaussianMixture", "PointMasses", "TwoSided"]

@@ -135,6 +135,13 @@ class GaussianMixture:
     def dim(self) -> int:
         return self.means.shape[1]
 
+    @property
+    def covariances(self) -> Any:
+        """[K, d, d]."""
+        if self.eigenvectors is None:
+            return self.eigenvalues[:, :, None] * np.eye(self.dim)
+        return np.einsum("kij,kj,klj->kil", self.eigenvectors, self.eigenvalues, self.eigenvectors)
+
     def rotate(self, v: Any) -> Any:
         """Into each component's eigenbasis, [batch, K, d]."""
         if self.eigenvectors is None:

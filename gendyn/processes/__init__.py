@@ -10,10 +10,11 @@ one set of samplers serve them all. Each process keeps the clock of its own lite
 (`t_noise`, `t_data`); nothing outside this room may assume a direction.
 """
 
-from gendyn.processes import couplings, noise
+from gendyn.processes import couplings, fields, interpolants, noise
 from gendyn.processes.describe import describe, from_description
 from gendyn.processes.flows import GVP, RectifiedFlow
 from gendyn.processes.gaussian import GaussianPath, Process
+from gendyn.processes.interpolants import INTERPOLANTS, Interpolant, OneSided
 from gendyn.processes.pfgmpp import PFGMPP
 from gendyn.processes.variance_exploding import EDM, VE
 from gendyn.processes.variance_preserving import SubVP, VPCosine, VPDiscrete, VPLinear
@@ -30,16 +31,20 @@ PROCESSES = {
     "pfgmpp": PFGMPP,
     "gvp": GVP,
     "rectified_flow": RectifiedFlow,
+    "one_sided_bridge": OneSided,
 }
 """Name -> constructor with its published defaults; the command line, the shared tests and the README read this list."""
 
 __all__ = [
     "EDM",
     "GVP",
+    "INTERPOLANTS",
     "PFGMPP",
     "PROCESSES",
     "VE",
     "GaussianPath",
+    "Interpolant",
+    "OneSided",
     "Process",
     "RectifiedFlow",
     "SubVP",
@@ -48,6 +53,8 @@ __all__ = [
     "VPLinear",
     "couplings",
     "describe",
+    "fields",
     "from_description",
+    "interpolants",
     "noise",
 ]

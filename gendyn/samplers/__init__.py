@@ -23,8 +23,10 @@ from gendyn.samplers.dpm_solver_v3 import PRESETS, dpm_solver_v3, preset
 from gendyn.samplers.euler import euler
 from gendyn.samplers.euler_maruyama import euler_maruyama
 from gendyn.samplers.exponential_sde import seeds
+from gendyn.samplers.flow import clock, flow_ab, flow_rk, times
 from gendyn.samplers.grids import GRIDS, Grid
 from gendyn.samplers.heun import Churn, heun
+from gendyn.samplers.interpolant_sde import interpolant_em, interpolant_heun
 from gendyn.samplers.ipndm import ipndm
 from gendyn.samplers.langevin import langevin, run_with_langevin
 from gendyn.samplers.likelihood import (
@@ -37,7 +39,7 @@ from gendyn.samplers.likelihood import (
 )
 from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
-from gendyn.samplers.recipes import FITTED, SAMPLERS, Recipe, plan
+from gendyn.samplers.recipes import FITTED, FLOW_SAMPLERS, SAMPLERS, Recipe, plan
 from gendyn.samplers.run import run, run_eager
 from gendyn.samplers.runge_kutta import TABLEAUX, Tableau, deis_rk, dpm2
 from gendyn.samplers.sde_dpm import sde_dpmpp
@@ -49,6 +51,7 @@ from gendyn.samplers.unipc import unipc
 
 __all__ = [
     "FITTED",
+    "FLOW_SAMPLERS",
     "GRIDS",
     "PRESETS",
     "SAMPLERS",
@@ -71,6 +74,7 @@ __all__ = [
     "assemble",
     "bits_per_dim",
     "brownian",
+    "clock",
     "ddim",
     "decode",
     "deis",
@@ -88,8 +92,12 @@ __all__ = [
     "euler_maruyama",
     "fast_orders",
     "final_denoise",
+    "flow_ab",
+    "flow_rk",
     "grids",
     "heun",
+    "interpolant_em",
+    "interpolant_heun",
     "ipndm",
     "langevin",
     "lms",
@@ -108,6 +116,7 @@ __all__ = [
     "stack",
     "statistics",
     "study",
+    "times",
     "tune",
     "tuning",
     "unipc",

@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from gendyn.processes import Process
 from gendyn.tree import namespace, pytree, static
 
 
@@ -32,8 +31,10 @@ class PlanInfo:
 
     name: str
     order: int
-    process: Process
+    process: Any
     notes: str = ""
+    field: str = "denoised"
+    """What the plan's callable must return: "denoised", "velocity", or the drift of an SDE in words."""
 
 
 @pytree
@@ -110,8 +111,13 @@ class SamplerPlan:
         return self._described.name
 
     @property
-    def process(self) -> Process:
+    def process(self) -> Any:
         return self._described.process
+
+    @property
+    def field(self) -> str:
+        """What `run` must be given to call: a denoiser ("denoised"), a velocity, the drift of an SDE."""
+        return self._described.field
 
     @property
     def _described(self) -> PlanInfo:
@@ -193,7 +199,9 @@ class Row:
     clock: tuple[Any, Any] = (0.0, 0.0)
 
 
-def assemble(process: Process, rows: Sequence[Row], *, name: str, order: int, notes: str = "") -> SamplerPlan:
+def assemble(
+    process: Any, rows: Sequence[Row], *, name: str, order: int, notes: str = "", field: str = "denoised"
+) -> SamplerPlan:
     """Stack rows into a plan with the smallest windows that hold them.
 
     The array module follows the rows (numpy on the host; jax when a tuned grid is differentiated).
@@ -225,7 +233,7 @@ def assemble(process: Process, rows: Sequence[Row], *, name: str, order: int, no
         t=xp.stack([xp.asarray(row.t, float) for row in rows]),
         call=np.array([row.call for row in rows]),
         clock=xp.stack([xp.asarray(row.clock, float) for row in rows]),
-        info=PlanInfo(name=name, order=order, process=process, notes=notes),
+        info=PlanInfo(name=name, order=order, process=process, notes=notes, field=field),
         **leaves,
     )
     _require_finite(plan)

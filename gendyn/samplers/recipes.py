@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gendyn.processes import Process
+from gendyn.processes import Interpolant, Process
 from gendyn.samplers.ddim import ancestral, ddim
 from gendyn.samplers.deis import deis, lms
 from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
@@ -15,8 +15,10 @@ from gendyn.samplers.dpm_solver_v3 import dpm_solver_v3
 from gendyn.samplers.euler import euler
 from gendyn.samplers.euler_maruyama import euler_maruyama
 from gendyn.samplers.exponential_sde import seeds
+from gendyn.samplers.flow import clock, flow_ab, flow_rk
 from gendyn.samplers.grids import GRIDS, Grid, subdivide
 from gendyn.samplers.heun import heun
+from gendyn.samplers.interpolant_sde import interpolant_em, interpolant_heun
 from gendyn.samplers.ipndm import ipndm
 from gendyn.samplers.langevin import langevin
 from gendyn.samplers.orders import fast_orders
@@ -147,6 +149,24 @@ FITTED: dict[str, Recipe] = {
 """Samplers that `gendyn.plan` makes only for one model, from its `statistics=`."""
 
 
+def _flow(build: Callable[..., SamplerPlan], calls: int = 1) -> Recipe:
+    """A rule on the clock itself, for interpolants."""
+    return Recipe(build=build, calls=calls, last=calls, grid="clock")
+
+
+FLOW_SAMPLERS: dict[str, Recipe] = {
+    "flow_euler": _flow(partial(flow_rk, method="euler")),
+    "flow_midpoint": _flow(partial(flow_rk, method="midpoint"), calls=2),
+    "flow_heun": _flow(flow_rk, calls=2),
+    "flow_rk4": _flow(partial(flow_rk, method="rk4"), calls=4),
+    "flow_ab2": _flow(flow_ab),
+    "flow_ab3": _flow(partial(flow_ab, order=3)),
+    "interpolant_em": _flow(interpolant_em),
+    "interpolant_heun": _flow(interpolant_heun, calls=2),
+}
+"""Samplers of interpolants: they call a velocity or a drift (`processes.fields`), not a denoiser."""
+
+
 def plan(
     name: str,
     process: Process,
@@ -159,7 +179,7 @@ def plan(
     """The short form: a named sampler with exactly `nfe` network calls.
 
     Args:
-        name: one of `SAMPLERS` or, with statistics= of the model, of `FITTED`.
+        name: one of `SAMPLERS`; with statistics= of the model, of `FITTED`; of an interpolant, of `FLOW_SAMPLERS`.
         process: the model's path.
         nfe: network calls per sample.
         grid: name of a grid, or a builder (process, n, **grid_options) -> Grid; by default the recipe's own.
@@ -175,6 +195,7 @@ def plan(
         35
     """
     chosen = recipe(name)
+    _matches(name, process)
     if nfe < 1:
         raise ValueError(f"nfe must be at least 1; got {nfe}.")
     candidates = chosen.plans(process, nfe, nodes(name, process, grid, grid_options), options)
@@ -203,12 +224,20 @@ def nodes(
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name."""
-    return _lookup("sampler", name, SAMPLERS | FITTED)
+    return _lookup("sampler", name, SAMPLERS | FITTED | FLOW_SAMPLERS)
+
+
+def _matches(name: str, process: Any) -> None:
+    """A sampler of denoisers needs a one-sided path, one of fields an interpolant."""
+    if isinstance(process, Interpolant) != (name in FLOW_SAMPLERS):
+        fits = FLOW_SAMPLERS if isinstance(process, Interpolant) else SAMPLERS
+        kind = "is an interpolant between two data sets" if fits is FLOW_SAMPLERS else "has a denoiser"
+        raise ValueError(f"{name} does not run on {process}, which {kind}; choose one of {', '.join(fits)}.")
 
 
 def grid_builder(name: str) -> Callable[..., Grid]:
     """The grid builder of that name."""
-    return _lookup("grid", name, GRIDS)
+    return _lookup("grid", name, {**GRIDS, "clock": clock})
 
 
 def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:

@@ -90,6 +90,9 @@ def _check(plan: SamplerPlan, D: Any, shape: tuple[int, ...], key: Any, noise: A
         raise ValueError("this plan draws noise: pass key=jax.random.key(...) or noise= with one unit draw per row.")
     if plan.draws and noise is not None and not callable(noise) and np.shape(noise) != (plan.rows, *shape):
         raise ValueError(f"noise must have shape {(plan.rows, *shape)} (rows, *x_T.shape); got {np.shape(noise)}.")
+    returns = getattr(D, "field", None)
+    if plan.info is not None and isinstance(returns, str) and returns != plan.info.field:
+        raise ValueError(f"{plan.name} calls a {plan.info.field}, but what it was given returns a {returns}.")
     if plan.data_shape and plan.data_shape != tuple(shape[1:]):
         raise ValueError(f"this plan's coefficients are for data of shape {plan.data_shape}; x_T is {tuple(shape)}.")
     if not isinstance(plan.t, jax.Array):

@@ -24,6 +24,7 @@ def save(path: epath.PathLike, plan: SamplerPlan) -> None:
         "order": plan.order,
         "process": describe(plan.process),
         "notes": plan.info.notes if plan.info else "",
+        "field": plan.field,
     }
     arrays = {name: np.asarray(getattr(plan, name)) for name in LEAVES}
     write_npz(path, header=np.array(json.dumps(header)), **arrays)
@@ -51,6 +52,7 @@ def load(path: epath.PathLike) -> SamplerPlan:
         order=header["order"],
         process=from_description(header["process"]),
         notes=header["notes"],
+        field=header.get("field", "denoised"),
     )
     return SamplerPlan(**arrays, info=info)
 

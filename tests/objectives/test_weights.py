@@ -43,7 +43,7 @@ def test_unit_weights_of_the_literature(process):
     one = np.ones_like(t)
     np.testing.assert_allclose(weights.EDM()(process, t, det("F", process, t)), one, rtol=1e-12)
     np.testing.assert_allclose(weights.SNR()(process, t, det("eps", process, t)), one, rtol=1e-12)
-    for kind in ROWS:
+    for kind in set(kinds_of(process)) - {"F"}:
         np.testing.assert_array_equal(weights.Uniform()(process, t, det(kind, process, t)), one)
         ours = weights.Uniform(kind=kind)(process, t, det(kind, process, t))
         np.testing.assert_allclose(ours, one, rtol=1e-12)

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from gendyn import predictions, processes
 from gendyn.objectives import weights
-from gendyn.oracles import GaussianMixture, PointMasses
+from gendyn.oracles import GaussianMixture, PointMasses, TwoSided
 from gendyn.samplers import grids
 
 PATHS = {
@@ -192,3 +192,33 @@ def test_pfgmpp_field_of_point_masses(reference, single):
             if not single:
                 agree(points.velocity(process)(x, t), field["dxdsigma"][i, j])
                 agree(points.log_prob(process, x, t), field["logp"][i, j])
+
+
+# --- Stochastic interpolants ------------------------------------------------------------------------------------
+
+SI = processes.interpolants
+INTERPOLANTS = {
+    "si_linear": processes.Interpolant(latent=SI.Bridge(scale=1.0)),
+    "si_trig": processes.Interpolant(path=SI.TrigonometricPath(), latent=SI.Bridge(scale=2.0)),
+    "si_encdec": processes.Interpolant(path=SI.EncodingDecoding(), latent=SI.SineSquared()),
+}
+
+
+@pytest.mark.parametrize("si", sorted(INTERPOLANTS))
+def test_interpolants_and_their_exact_fields(si, reference, mixture):
+    process, theirs = INTERPOLANTS[si], {k.split("/")[1]: reference[k] for k in reference.files if k.startswith(si)}
+    t = theirs["t"]
+    for ours, published in (("a", "alpha"), ("b", "beta"), ("gamma", "gamma"), ("da", "dalpha"), ("db", "dbeta")):
+        np.testing.assert_allclose(getattr(process, ours)(t), theirs[published], rtol=1e-10, atol=1e-14)
+    for name in ("dgamma", "gamma_dgamma"):
+        np.testing.assert_allclose(getattr(process, name)(t), theirs[name], rtol=1e-10, atol=1e-14)
+    base = GaussianMixture(*(reference["gmm0/" + name] for name in ("weights", "means", "covs")))
+    exact = TwoSided(base=base, data=mixture)
+    fields = exact.fields(process)
+    x = theirs["x"].reshape(-1, 3)
+    times = np.repeat(t, theirs["x"].shape[1])
+    ours = {"logp": exact.log_prob(process, x, times), "score": exact.score(process, x, times)}
+    ours |= dict(zip(("E_x0", "E_x1"), exact.means(process, x, times)))
+    ours |= {"eta": fields.eta(x, times), "b": fields(x, times)}
+    for name, values in ours.items():
+        agree(values.reshape(theirs[name].shape), theirs[name])
