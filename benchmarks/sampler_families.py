@@ -53,19 +53,9 @@ class Target:
 
 def mixtures(settings: Settings) -> dict[str, Target]:
     """A ring of unequal components in two dimensions on VP, and scattered diagonal ones in sixteen on EDM."""
-    rng = np.random.default_rng(settings.seed)
-    angles = 2 * np.pi * np.arange(7) / 7
-    ring = gd.oracles.GaussianMixture(
-        1.0 + np.arange(7) % 3,
-        1.2 * np.stack([np.cos(angles), np.sin(angles)], axis=1),
-        np.repeat((0.08 + 0.04 * (np.arange(7) % 2))[:, None] ** 2, 2, axis=1),
-    )
-    scattered = gd.oracles.GaussianMixture(
-        rng.uniform(0.5, 1.5, 6), rng.normal(0, 0.6, (6, 16)), rng.uniform(0.05, 0.4, (6, 16)) ** 2
-    )
     pairs = {
-        "ring, d = 2, VP": (ring, gd.processes.VPLinear()),
-        "scattered, d = 16, EDM": (scattered, gd.processes.EDM()),
+        "ring, d = 2, VP": (gd.oracles.EXAMPLES["ring"](), gd.processes.VPLinear()),
+        "scattered, d = 16, EDM": (gd.oracles.EXAMPLES["scattered"](), gd.processes.EDM()),
     }
     return {
         name: Target(

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "gendyn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"tree", "phi", "typing", "files"}
+GROUND = {"tree", "phi", "typing", "files", "tables"}
 DYNAMICS = {"processes", "predictions"}
 MATHEMATICS = GROUND | DYNAMICS | {"oracles", "objectives", "samplers", "control"}
 MACHINERY = {"networks", "parametrization", "distributed", "data", "metrics"}
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "tree": set(),
     "typing": set(),
     "files": set(),
+    "tables": {"files"},
     "phi": {"tree"},
     "processes": GROUND,
     "predictions": GROUND | {"processes"},
@@ -51,7 +52,7 @@ ONLY_IN = {
     "grain": {"data"},
     "ott": {"processes/couplings.py", "metrics", "data"},
     "sklearn": {"data", "metrics"},
-    "pyarrow": {"data"},
+    "pyarrow": {"data", "tables"},
     "PIL": {"data", "plots"},
     "matplotlib": {"plots"},
     "tyro": {"cli"},

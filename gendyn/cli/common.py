@@ -145,7 +145,7 @@ def chosen_plan(options: Drawing, model: Model, sampling: Sampling) -> SamplerPl
     """The saved plan that the options name, checked against the model, or the sampling's."""
     if options.plan is None:
         statistics = fitted_statistics(options, model, sampling.sampler, sampling.guidance)
-        return plan_for(model.process, sampling, statistics)
+        return plan_for(model.process, sampling, statistics, model.shape)
     named = [f"--{k}" for k in ("sampler", "nfe", "grid") if getattr(options, k) is not None]
     if named:
         raise ValueError(f"--plan already says which sampler runs; leave out {' and '.join(named)}.")

@@ -1,9 +1,10 @@
-"""gendyn study: samplers x grids x network calls on a run, as a table and figures."""
+"""gendyn study: samplers x grids x network calls on a run or an exact model, as a table and figures."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +13,40 @@ import tyro
 from etils import epath
 
 from gendyn.cli.common import fitted_statistics, parse, progress
-from gendyn.files import write_atomic
+from gendyn.data.loader import take
+from gendyn.metrics import report
+from gendyn.oracles import EXAMPLES
+from gendyn.processes import PROCESSES
 from gendyn.samplers import study
+from gendyn.tables import read_table, write_table
 from gendyn.training import class_labels, guided, load
+
+ORACLE = "oracle:"
+REFERENCE = 2_000
+"""Exact draws that samples of an oracle are compared with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """Error to the fine solution (and no other number) of every sampler, grid and number of calls; resumable."""
+    """Compare samplers: error to the fine solution, and quality of the samples, for every cell; resumable."""
 
     run: tyro.conf.Positional[str]
-    """Run directory, local or gs://."""
+    """Run directory, local or gs://; or oracle:NAME, an exact mixture (two, ring, scattered)."""
     samplers: tuple[str, ...] = ("ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis_tab3")
     """Names of samplers."""
     grids: tuple[str, ...] = ("karras", "uniform_lam")
     """Names of time grids."""
     nfe: tuple[int, ...] = (5, 8, 10, 15, 20)
     """Network calls."""
+    quality: Literal["distances", "none"] = "distances"
+    """Measures of the samples beside their floor: Frechet, sliced W2, MMD, copying and, of a run that has a judge,
+    agreement with the class. They need the run's data."""
     num: int = 256
     """Starts per seed."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of starts; figures show the spread over them."""
+    process: str = "edm"
+    """Process of an oracle."""
     guidance: float = 1.0
     """Classifier-free guidance weight."""
     ema: float | None = None
@@ -42,108 +56,173 @@ class Study:
     fine_steps: int = 200
     """Heun steps of the fine solution."""
     out: str | None = None
-    """Where to write study.csv and study.png; RUN/study by default. The same command again resumes."""
+    """Where to write; RUN/study by default, studies/NAME for an oracle. The same command again resumes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is studied: a model, its starts, how its samples are judged, and what rows say of it."""
+
+    process: Any
+    D: Any
+    shape: tuple[int, ...]
+    folder: str
+    settings: dict[str, Any]
+    labels: Callable[[int], Any] = lambda num: None
+    extra: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    judge: Callable[[np.ndarray, Any], Any] | None = None
+
+    def starts(self, num: int, seed: int) -> Any:
+        shape, first = (num, *self.shape), self.process.interval[0]
+        return self.process.sample_prior(jax.random.key(seed), shape, t=first)
+
+    def quality(self, labels: Any) -> study.Quality | None:
+        """Samples -> named measures, each with its floor."""
+        judge = self.judge
+        return None if judge is None else lambda x: measures(judge(x, labels))
 
 
 def run(argv: list[str]) -> int:
     options: Study = parse(Study, argv, prog="gendyn study", description=Study.__doc__ or "")
-    model = load(options.run, ema=options.ema, step=options.step)
-    folder = epath.Path(options.out or epath.Path(options.run) / "study")
-    fitted = {s: fitted_statistics(options, model, s, options.guidance) for s in options.samplers}
-    extra = {s: {"statistics": statistics} for s, statistics in fitted.items() if statistics is not None}
-    chosen = study.cells(options.samplers, options.grids, options.nfe, extra)
-    prepared = study.prepare(model.process, chosen)
+    if options.num < 2 or not options.seeds:
+        raise ValueError(f"--num must be at least 2 and --seeds name one seed or more; got {options.num}.")
+    subject = _oracle(options) if options.run.startswith(ORACLE) else _trained(options)
+    chosen = study.cells(options.samplers, options.grids, options.nfe, subject.extra)
+    prepared = study.prepare(subject.process, chosen)
     if not prepared.plans:
         raise ValueError(f"no cell can be built; for example: {next(iter(prepared.refused.values()))}")
-    D = guided(model.denoiser, options.guidance, model.num_classes)
-    settings = {"step": model.step, "weights": model.weights, "guidance": options.guidance, "num": options.num}
-    rows = _resume(folder / "study.csv", settings)
-    total = len(chosen) * len(options.seeds)
-    with progress("study", total) as report:
-        report(len(rows))
-        for seed in options.seeds:
-            done = {(r["sampler"], r["grid"], int(r["nfe"])) for r in rows if int(r["seed"]) == seed}
-            x_T, labels = _starts(model, options.num, seed)
-            for row in study.study(
-                model.process,
-                D,
-                x_T,
-                chosen,
-                key=jax.random.key(seed),
-                cond=labels,
-                done=done,
-                fine_steps=options.fine_steps,
-            ):
-                rows.append({**settings, "seed": seed, **row})
-                write_csv(folder / "study.csv", rows)
-                report(len(rows))
+    folder = epath.Path(options.out or subject.folder)
+    settings = subject.settings | {"num": options.num, "quality": options.quality}
+    rows = _resume(folder / "study", settings)
+    try:
+        _fill(rows, options, subject, chosen, folder, settings)
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(rows)} rows are kept in {folder}/study.csv; the same command goes on from there.")
+        return 130
     _finish(folder, rows)
     return 0
 
 
-def _starts(model: Any, num: int, seed: int) -> tuple[Any, Any]:
-    start = model.process.interval[0]
-    x_T = model.process.sample_prior(jax.random.key(seed), (num, *model.shape), t=start)
-    labels = class_labels(num, model.num_classes)
-    return x_T, None if labels is None else jnp.asarray(labels)
+def _fill(rows: list[Any], options: Study, subject: Subject, chosen: Any, folder: epath.Path, settings: Any) -> None:
+    """Every cell that has no row yet, each written as soon as it is measured."""
+    with progress("study", len(chosen) * len(options.seeds)) as show:
+        show(len(rows))
+        for seed in options.seeds:
+            labels = subject.labels(options.num)
+            for row in study.study(
+                subject.process,
+                subject.D,
+                subject.starts(options.num, seed),
+                chosen,
+                key=jax.random.key(seed),
+                cond=None if labels is None else jnp.asarray(labels),
+                quality=subject.quality(labels),
+                done={(r["sampler"], r["grid"], r["nfe"]) for r in rows if r["seed"] == seed},
+                fine_steps=options.fine_steps,
+            ):
+                rows.append({**row, "seed": seed, **settings})
+                write_table(folder / "study", rows, COLUMNS)
+                show(len(rows))
+
+
+def _trained(options: Study) -> Subject:
+    model = load(options.run, ema=options.ema, step=options.step)
+    fitted = {s: fitted_statistics(options, model, s, options.guidance) for s in options.samplers}
+    settings = {"run": options.run, "step": model.step, "weights": model.weights, "guidance": options.guidance}
+    return Subject(
+        process=model.process,
+        D=guided(model.denoiser, options.guidance, model.num_classes),
+        shape=model.shape,
+        folder=f"{options.run}/study",
+        settings=settings,
+        labels=lambda num: class_labels(num, model.num_classes),
+        extra={s: {"statistics": tables, "shape": model.shape} for s, tables in fitted.items() if tables is not None},
+        judge=None if options.quality == "none" else _judge_of(options.run, model.experiment),
+    )
+
+
+def _judge_of(run: str, experiment: Any) -> Callable[[np.ndarray, Any], Any]:
+    """The run's own evaluation of samples, on its data."""
+    if experiment.test is None:
+        raise ValueError(f"{run} has no test data to compare samples with; pass --quality none.")
+    train, test = (take(source, np.arange(len(source))) for source in (experiment.source(), experiment.test()))
+    if (evaluate := experiment.evaluate) is not None:
+        return lambda x, labels: evaluate(x, labels, train, test)
+    return lambda x, labels: report(x, None, train["data"], test["data"])
+
+
+def _oracle(options: Study) -> Subject:
+    name = options.run.removeprefix(ORACLE)
+    mixture, process = _named("oracle", name, EXAMPLES), _named("process", options.process, PROCESSES)
+    real, test = (np.asarray(mixture.sample(jax.random.key(-1 - i), n)) for i, n in enumerate((REFERENCE, options.num)))
+    return Subject(
+        process=process,
+        D=mixture.denoiser(process),
+        shape=(mixture.dim,),
+        folder=f"studies/{name}_{options.process}",
+        settings={"run": options.run, "process": options.process},
+        judge=None if options.quality == "none" else lambda x, labels: report(x, None, real, test),
+    )
+
+
+def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}.")
+    return known[name]()
+
+
+def measures(result: Any) -> dict[str, float]:
+    """A report as columns: each distance and its floor, the nearest-training ratio, agreement where it was judged."""
+    columns = {row.measure.name: row.measure.value for row in result.rows}
+    columns |= {f"{row.measure.name}_floor": row.floor.value for row in result.rows}
+    columns["nearest_training_ratio"] = result.memorization.ratio
+    if result.agreement is not None:
+        columns["agreement"] = result.agreement.value
+    return {name: float(value) for name, value in columns.items() if value is not None}
+
+
+COLUMNS = ("sampler", "grid", "nfe", "seed", "clean", "median_error", "q90_error", "rmse", "refused")
+"""First columns of the table; measures of quality and settings follow."""
+
+
+def _resume(path: epath.Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier study with the same model and settings; another one's are refused rather than overwritten."""
+    rows = read_table(path)
+    other = [name for name, value in settings.items() if any(row.get(name) != value for row in rows)]
+    if other:
+        raise ValueError(
+            f"{path}.csv holds a study with another {', '.join(other)}; choose another --out or remove it."
+        )
+    return rows
 
 
 def _finish(folder: epath.Path, rows: list[dict[str, Any]]) -> None:
     from gendyn import plots
 
-    measured = [r for r in rows if r.get("rmse") not in (None, "")]
+    named = [{**row, "solver": f"{row['sampler']} {row['grid']}"} for row in rows if "refused" not in row]
+    measured = [row for row in named if "rmse" in row]
+    figures = {"study": (measured, "median_error"), "frechet": (named, "frechet"), "agreement": (named, "agreement")}
+    for name, (table, column) in figures.items():
+        table = [row for row in table if column in row]
+        if table:
+            plots.save_figure(str(folder / f"{name}.png"), plots.error_vs_nfe(table, by="solver", error=column))
     if measured:
-        table = [
-            {**r, "solver": f"{r['sampler']} {r['grid']}", "error": float(r["rmse"]), "nfe": int(r["nfe"])}
-            for r in measured
-        ]
-        plots.save_figure(str(folder / "study.png"), plots.error_vs_nfe(table, by="solver"))
-    print(ranking(measured))
-    refused = sorted({f"  {r['sampler']} {r['grid']} {r['nfe']}: {r['refused']}" for r in rows if r.get("refused")})
+        plots.save_figure(str(folder / "ranking.png"), plots.ranking(measured, by="solver", value="median_error"))
+        print(ranking(measured))
+    refused = sorted({f"  {r['sampler']} {r['grid']} {r['nfe']}: {r['refused']}" for r in rows if "refused" in r})
     if refused:
         print("not possible:\n" + "\n".join(refused))
-    print(f"written to {folder}/study.csv")
+    print(f"written to {folder}: study.csv, study.parquet and figures")
 
 
-def ranking(rows: list[dict[str, Any]]) -> str:
-    """Per number of calls, cells by rmse (mean over seeds), best first."""
+def ranking(rows: list[dict[str, Any]], value: str = "median_error") -> str:
+    """Per number of calls, solvers by their mean over seeds, best first."""
     lines = []
-    for nfe in sorted({int(r["nfe"]) for r in rows}):
+    for nfe in sorted({row["nfe"] for row in rows}):
         errors: dict[str, list[float]] = {}
-        for r in rows:
-            if int(r["nfe"]) == nfe:
-                errors.setdefault(f"{r['sampler']}/{r['grid']}", []).append(float(r["rmse"]))
+        for row in rows:
+            if row["nfe"] == nfe:
+                errors.setdefault(row["solver"], []).append(row[value])
         best = sorted((float(np.mean(v)), k) for k, v in errors.items())
         lines.append(f"nfe {nfe:3d}  " + "  ".join(f"{k} {e:.4g}" for e, k in best))
     return "\n".join(lines)
-
-
-COLUMNS = (
-    "sampler", "grid", "nfe", "seed", "clean", "median_error", "q90_error", "rmse", "refused",
-    "guidance", "step", "weights", "num",
-)  # fmt: skip
-
-
-def write_csv(path: epath.PathLike, rows: list[dict[str, Any]]) -> None:
-    """The table, atomically."""
-    import csv
-    import io
-
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, stream.getvalue())
-
-
-def _resume(path: epath.Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an earlier study with the same model and settings; another one's are refused rather than overwritten."""
-    import csv
-
-    if not path.exists():
-        return []
-    rows = list(csv.DictReader(path.read_text().splitlines()))
-    other = [k for k, v in settings.items() if any(row.get(k) != str(v) for row in rows)]
-    if other:
-        raise ValueError(f"{path} holds a study with another {', '.join(other)}; choose another --out or remove it.")
-    return [{k: v for k, v in row.items() if v != ""} for row in rows]

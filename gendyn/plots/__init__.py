@@ -8,10 +8,21 @@ choose, safe in threads and on machines without a display. matplotlib is importe
 notebook shows such figures after `%matplotlib inline`.) Sample grids are images, not figures: `grid`, `save_png`.
 """
 
-from gendyn.plots.curves import error_vs_nfe, loss
+from gendyn.plots.curves import error_vs_nfe, loss, ranking
 from gendyn.plots.files import save_figure
 from gendyn.plots.images import grid, save_png
 from gendyn.plots.plan import plan
 from gendyn.plots.points import density, scatter, trajectories
 
-__all__ = ["density", "error_vs_nfe", "grid", "loss", "plan", "save_figure", "save_png", "scatter", "trajectories"]
+__all__ = [
+    "density",
+    "error_vs_nfe",
+    "grid",
+    "loss",
+    "plan",
+    "ranking",
+    "save_figure",
+    "save_png",
+    "scatter",
+    "trajectories",
+]

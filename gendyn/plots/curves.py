@@ -67,6 +67,40 @@ def error_vs_nfe(rows: Table, *, by: str = "sampler", nfe: str = "nfe", error: s
     return figure
 
 
+def ranking(rows: Table, *, by: str = "sampler", nfe: str = "nfe", value: str = "error") -> Figure:
+    """Place of each `by` among all, per number of network calls, first at the top: a line for each.
+
+    Places are by the median over rows with the same (by, nfe), such as seeds; one that cannot make a number of calls
+    is missing there.
+
+    >>> rows = [{"sampler": s, "nfe": n, "error": e / n} for s, e in (("a", 1.0), ("b", 2.0)) for n in (5, 10)]
+    >>> ranking(rows).axes[0].lines[1].get_ydata().tolist()
+    [2, 2]
+    """
+    from matplotlib.figure import Figure
+
+    groups = _grouped(rows, by, nfe, value)
+    every = sorted({n for points in groups.values() for n in points})
+    places: dict[Any, dict[Any, int]] = {name: {} for name in groups}
+    for n in every:
+        present = sorted((np.median(points[n]), str(name), name) for name, points in groups.items() if n in points)
+        for place, (_, _, name) in enumerate(present, 1):
+            places[name][n] = place
+    figure = Figure(figsize=(6.4, 1.5 + 0.28 * len(groups)), layout="constrained")
+    ax = figure.subplots()
+    for name, at in places.items():
+        calls = sorted(at)
+        (line,) = ax.plot([every.index(n) for n in calls], [at[n] for n in calls], marker="o", markersize=4)
+        ax.annotate(
+            f" {name}", (every.index(calls[-1]), at[calls[-1]]), va="center", fontsize=8, color=line.get_color()
+        )
+    ax.set_xticks(range(len(every)), labels=[f"{n:g}" for n in every])
+    ax.set(xlabel="network calls", ylabel=f"place by {value}", xlim=(-0.3, len(every) + 0.6))
+    ax.set_yticks(range(1, len(groups) + 1))
+    ax.invert_yaxis()
+    return figure
+
+
 def _column(rows: Sequence[Mapping[str, Any]], by: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row[by], row[name]) for row in rows if by in row and row.get(name) is not None]
     if not pairs:

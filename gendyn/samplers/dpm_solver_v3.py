@@ -64,6 +64,7 @@ def dpm_solver_v3(
     orders: Sequence[int] | None = None,
     lower_order_final: LowerFinal = True,
     quadrature: Quadrature = GAUSS,
+    shape: tuple[int, ...] | None = None,
 ) -> SamplerPlan:
     """DPM-Solver-v3: Zheng et al. 2023, "DPM-Solver-v3" (arXiv 2310.13268), eq. 12 and algorithms 1 and 2.
 
@@ -87,6 +88,7 @@ def dpm_solver_v3(
         corrected: where the corrector acts, one of `CORRECTED`.
         orders: the predictor's order at each step, in place of the usual start-up.
         lower_order_final: True (as published), False, or "short": on fewer than ten steps.
+        shape: of one example, if known: statistics of another shape are then refused here instead of by `run`.
         quadrature: GAUSS is exact for the tables; TRAPEZOID with `statistics.snap(grid)` is the published code.
 
     Raises:
@@ -103,7 +105,7 @@ def dpm_solver_v3(
     _choose(POLYNOMIALS, predictor_taylor=predictor_taylor, corrector_taylor=corrector_taylor)
     _choose(CORRECTED, corrected=corrected)
     refuse_ends(grid, "DPM-Solver-v3", remedy="dpmpp")
-    statistics.require(grid)
+    statistics.require(grid, shape)
     taken, used = list(steps(process, grid)), step_orders(grid, order, orders, lower_order_final=lower_order_final)
     form = _Form(statistics=statistics, lam=grid.lam, quadrature=quadrature)
     predict = [form.step(step, _backwards(i, used[i]), predictor_taylor) for i, step in enumerate(taken)]

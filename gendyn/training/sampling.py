@@ -17,9 +17,11 @@ from gendyn.samplers.statistics import Statistics
 from gendyn.training.experiment import Sampling
 
 
-def plan_for(process: Any, sampling: Sampling, statistics: Statistics | None = None) -> SamplerPlan:
-    """The plan that a `Sampling` names; samplers of `samplers.FITTED` need the model's statistics."""
-    fitted = {} if statistics is None else {"statistics": statistics}
+def plan_for(
+    process: Any, sampling: Sampling, statistics: Statistics | None = None, shape: tuple[int, ...] | None = None
+) -> SamplerPlan:
+    """The plan that a `Sampling` names; samplers of `samplers.FITTED` need the model's statistics, of its shape."""
+    fitted = {} if statistics is None else {"statistics": statistics, "shape": shape}
     options: dict[str, Any] = sampling.options | fitted
     return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **options)
 

@@ -289,6 +289,9 @@ def test_refusals():
         plan(statistics=short, nfe=5)
     t_start, t_end = (float(part.split("=")[1].rstrip("),")) for part in str(refused.value).split() if "t_" in part)
     assert plan(statistics=short, nfe=5, grid_options={"t_start": t_start, "t_end": t_end}).nfe == 5
+    with pytest.raises(ValueError, match=r"of data of shape \(2,\), but the plan is for \(3,\)"):
+        plan(statistics=wavy(), nfe=5, shape=(3,))
+    assert plan(statistics=wavy(), nfe=5, shape=(2,)).nfe == 5
     with pytest.raises(ValueError, match="data of shape"):
         run(plan(statistics=wavy(), nfe=5), MIXTURE.denoiser(EDM), np.ones((4, 3), np.float32))
 

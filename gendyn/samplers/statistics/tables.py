@@ -80,8 +80,8 @@ class Statistics:
         l, s, b = ((1 - weight) * table[right - 1] + weight * table[right] for table in (self.l, self.s, self.b))
         return l, s, b
 
-    def require(self, grid: Grid) -> None:
-        """Refuse, in words, tables that are malformed, of another path, or too short for the grid.
+    def require(self, grid: Grid, shape: tuple[int, ...] | None = None) -> None:
+        """Refuse, in words, tables that are malformed, of another path or data shape, or too short for the grid.
 
         Raises:
             ValueError: naming the remedy.
@@ -92,6 +92,11 @@ class Statistics:
                 f"these statistics were measured on a model with the path {_short(self.process)}, but the plan is for "
                 f"{_short(grid.process)}; estimate them for the model that you sample "
                 "(gd.samplers.statistics.estimate, or `gendyn statistics RUN`)."
+            )
+        if shape is not None and self.data_shape not in ((), tuple(shape)):
+            raise ValueError(
+                f"these statistics are of data of shape {self.data_shape}, but the plan is for {tuple(shape)}; estimate"
+                " them for the model that you sample."
             )
         low, high = self.lam[0], self.lam[-1]
         start, end = grid.lam[0], grid.lam[-1]
