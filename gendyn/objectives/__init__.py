@@ -15,8 +15,9 @@ entries of the batch ("base", the other end of a stored pair), and "step", the n
 from gendyn.objectives import interpolation, noise_levels, weights
 from gendyn.objectives.denoising import Denoising
 from gendyn.objectives.interpolation import Interpolation
+from gendyn.objectives.restoration import Restoration, Restorer
 
-OBJECTIVES = {"denoising": Denoising, "interpolation": Interpolation}
+OBJECTIVES = {"denoising": Denoising, "interpolation": Interpolation, "restoration": Restoration}
 
 NOISE_LEVELS = {
     "lognormal": noise_levels.LogNormal,
@@ -42,6 +43,8 @@ __all__ = [
     "WEIGHTS",
     "Denoising",
     "Interpolation",
+    "Restoration",
+    "Restorer",
     "interpolation",
     "noise_levels",
     "weights",

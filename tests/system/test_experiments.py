@@ -15,7 +15,7 @@ FILES = sorted(path for path in FOLDER.glob("*.py") if not path.stem.startswith(
 
 TOY = {"width": 16, "depth": 1, "blocks": 1, "heads": 2, "multipliers": (1, 2), "batch_size": 8, "steps": 3}
 """Toy values of the usual sizes; an experiment takes those it knows."""
-SHARED = {"mnist_flow": "data/mnist", "cifar10_edm": "data/cifar10"}
+SHARED = {"mnist_flow": "data/mnist", "cifar10_edm": "data/cifar10", "restoration_mnist": "data/mnist"}
 """Experiments that read images, and where the tests find them."""
 
 
@@ -70,3 +70,23 @@ def test_experiment_gives_its_command_and_options(path, gendyn):
     assert result.status == 0
     for field in dataclasses.fields(cls):
         assert f"--{field.name.replace('_', '-')}" in result.out
+
+
+def test_a_restoration_run_samples_from_test_examples(shared, gendyn, tmp_path):
+    """`gendyn sample` restores the first test images of the class asked for; guidance has no meaning and says so."""
+    path = FOLDER / "restoration_mnist.py"
+    config = load_config_class(path)(data=str(shared / "data/mnist"), limit=32, width=16, depth=1, heads=2, steps=1)
+    sizes = ["--limit", 32, "--width", 16, "--depth", 1, "--heads", 2, "--batch-size", 8, "--steps", 1]
+    command = ("train", path, "--out", tmp_path, "--devices", 1, "--data", config.data, *sizes)
+    assert gendyn(*command).status == 0
+    assert gendyn("sample", tmp_path, "--num", 5, "--nfe", 2, "--out", tmp_path / "drawn").status == 0
+    restored = np.load(tmp_path / "drawn" / "samples.npz")["samples"]
+    assert restored.shape == (5, 28, 28, 1)
+    # The untrained network predicts no deviation beyond c_skip's share: what comes out is near mu, image by image.
+    mu = np.stack([config.experiment().test()[i]["mu"] for i in range(5)])
+    pixels = restored / 127.5 - 1
+    distances = np.sqrt(np.mean((pixels[:, None] - mu[None]) ** 2, axis=(2, 3, 4)))
+    assert (distances.argmin(1) == np.arange(5)).all()
+    refused = gendyn("sample", tmp_path, "--num", 5, "--guidance", 2)
+    assert refused.status != 0
+    assert "restoration model, which has no null condition" in refused.err
