@@ -1,8 +1,14 @@
-"""Can a small transformer restore MNIST digits from every fourth pixel, and with how few network calls?
+"""Can a small transformer restore MNIST digits from 4x4 block means, and with how few network calls?
 
 Run:      gendyn train restoration_mnist --data PATH/TO/mnist --out runs/restoration
           python -m experiments.restoration_mnist runs/restoration      (the table and the figure)
           (a folder with train.parquet and test.parquet in Hugging Face layout)
+Takes:    with --limit 10000 --steps 700, five minutes on two busy CPU cores. The defaults were not run.
+Expect:   from that run, 500 test images, seed 0: PSNR 16.2 dB after one call, 14.0 dB of the degraded images; with more
+          calls the digits get sharp and the PSNR falls (14.1 dB after 5 calls of dpmpp_2m, 13.4 after 10), as it must
+          when samples of the posterior take the place of its mean. Frechet distance on pixels: 133 degraded, 52 after
+          one call, 40 after 5, 47 after 10. SDE and ODE differ by less than 0.1 dB. Strokes are still frayed.
+Writes:   RUN/samples/*.png while training; RUN/restored.png.
 """
 
 from __future__ import annotations

@@ -95,6 +95,12 @@ def _check(plan: SamplerPlan, D: Any, shape: tuple[int, ...], key: Any, noise: A
         raise ValueError(f"{plan.name} calls a {plan.info.field}, but what it was given returns a {returns}.")
     if plan.data_shape and plan.data_shape != tuple(shape[1:]):
         raise ValueError(f"this plan's coefficients are for data of shape {plan.data_shape}; x_T is {tuple(shape)}.")
+    accepts = getattr(D, "accepts", None)
+    if accepts is not None and plan.info is not None and not accepts(plan.name):
+        raise ValueError(
+            f"{type(D).__name__} is no denoiser but a jump to the data: {plan.name} cannot use it; sample it with "
+            'gd.plan("consistency", process, nfe=1 or 2).'
+        )
     if not isinstance(plan.t, jax.Array):
         refuse_singular(D, np.asarray(plan.t)[np.asarray(plan.call)])
 

@@ -30,10 +30,8 @@ def schedule(request):
 def test_share_is_the_integral_of_the_rate(schedule):
     """By adaptive quadrature over each cell of a grid that holds the nodes of the tables."""
     nodes = np.linspace(0, 1, 49)
-    pieces = [
-        quad(lambda t: float(schedule.dshare(np.float64(t))), a, b, epsabs=1e-15)[0]
-        for a, b in itertools.pairwise(nodes)
-    ]
+    rate = lambda t: float(schedule.dshare(np.float64(t)))
+    pieces = [quad(rate, a, b, epsabs=1e-15)[0] for a, b in itertools.pairwise(nodes)]
     np.testing.assert_allclose(schedule.share(nodes[1:]), np.cumsum(pieces), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(schedule.share(np.array([0.0, 1.0])), [0, 1], atol=1e-14)
 
