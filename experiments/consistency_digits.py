@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import gendyn as gd
+
+
+def taught_by(run, guidance):
+    """The guided denoiser of a run; None where the run is gone, for a student that is only sampled."""
+    if not Path(run).exists():
+        return None
+    model = gd.load(run)
+    return gd.training.guided(model.denoiser, guidance, model.num_classes)
 
 
 def evaluate(samples, labels, train, test):
@@ -49,8 +58,12 @@ class Config:
         rate = gd.training.schedule("cosine", self.learning_rate, steps=self.steps, warmup=self.warmup)
         process = gd.processes.EDM(sigma_min=0.02, sigma_max=self.sigma_max)
         choices = {"sigma_data": self.sigma_data, "huber": self.huber, "mean": self.mean, "std": self.std}
-        curriculum = gd.objectives.curricula.Doubling(s0=self.s0, s1=self.s1, steps=self.steps)
-        objective = gd.objectives.ConsistencyTraining(process=process, curriculum=curriculum, **choices)
+        choices |= {"curriculum": gd.objectives.curricula.Doubling(s0=self.s0, s1=self.s1, steps=self.steps)}
+        if self.teacher is None:
+            objective = gd.objectives.ConsistencyTraining(process=process, **choices)
+        else:
+            teacher = taught_by(self.teacher, self.guidance)
+            objective = gd.objectives.ConsistencyDistillation(process=process, teacher=teacher, **choices)
         return gd.training.Experiment(
             network=gd.networks.functional(network),
             objective=objective,

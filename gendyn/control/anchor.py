@@ -117,4 +117,4 @@ def _start(plan: SamplerPlan, key: PRNGKeyArray, mu: Array) -> tuple[PRNGKeyArra
         first, draws = jax.random.split(key)
         return draws, prior(first, mu.shape)
     first, draws = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-    return draws, jax.vmap(lambda k: prior(k, mu.shape[1:]))(first)
+    return draws, jax.vmap(lambda k: prior(k, (1, *mu.shape[1:]))[0])(first)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.special import ndtr as host_ndtr
 
@@ -201,6 +201,11 @@ class ConsistencyDistillation(_Consistency):
         super().__post_init__()
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {self.solver!r}.")
+        theirs, t = getattr(self.teacher, "process", None), np.linspace(*self.process.interval, 5)
+        if theirs is not None and not np.allclose(
+            [theirs.alpha(t), theirs.sigma(t)], [self.process.alpha(t), self.process.sigma(t)]
+        ):
+            raise ValueError(f"the teacher was trained on {theirs}, another path than {self.process}.")
 
     def _cleaner(self, x: Array, t_high: Array, t_low: Array, data: Array, noise: Array, cond: Any) -> Array:
         if self.teacher is None:
@@ -211,8 +216,7 @@ class ConsistencyDistillation(_Consistency):
             alpha, sigma = (expand(f(t), y) for f in (self.process.alpha, self.process.sigma))
             return (y - self.teacher(alpha * y, t, cond)) * alpha / sigma
 
-        sigmas = (expand(self.process.sigma(t) / self.process.alpha(t), x) for t in (t_high, t_low))
-        high, low = sigmas
+        high, low = (expand(self.process.sigma(t) / self.process.alpha(t), x) for t in (t_high, t_low))
         y = x / expand(self.process.alpha(t_high), x)
         moved = SOLVERS[self.solver](slope, y, t_high, t_low, low - high)
         return expand(self.process.alpha(t_low), x) * moved

@@ -4,8 +4,9 @@ Every other part of gendyn is tested against these: an objective's minimiser is 
 has a measurable order, a likelihood closes its budget.
 """
 
+from gendyn.oracles.flow_map import consistency_function
 from gendyn.oracles.mixture import GaussianMixture
 from gendyn.oracles.point_masses import PointMasses
 from gendyn.oracles.two_sided import TwoSided
 
-__all__ = ["GaussianMixture", "PointMasses", "TwoSided"]
+__all__ = ["GaussianMixture", "PointMasses", "TwoSided", "consistency_function"]

@@ -32,10 +32,14 @@ def consistency(process: Process, grid: Grid) -> SamplerPlan:
     if not process.gaussian_noise:
         raise ValueError(f"consistency sampling adds Gaussian noise again, but the noise of {process} is not Gaussian.")
     refuse_ends(grid, "consistency sampling", remedy="a process whose interval starts with some signal", clean=False)
-    s_min = float(np.exp(-process.lam(np.float64(process.interval[1])))) if grid.clean else grid.sigma[-1] / grid.alpha[-1]
+    s_min = (
+        float(np.exp(-process.lam(np.float64(process.interval[1])))) if grid.clean else grid.sigma[-1] / grid.alpha[-1]
+    )
     rows = []
     for step in steps(process, grid):
         level = step.sigma_e / step.alpha_e
         added = 0.0 if step.index + 1 == grid.steps else step.alpha_e * np.sqrt(max(level**2 - s_min**2, 0.0))
-        rows.append(Row(t=step.t_s, sx=0.0, sm=(step.alpha_e,), sn=(added,) if grid.steps > 1 else (), clock=step.clock))
+        rows.append(
+            Row(t=step.t_s, sx=0.0, sm=(step.alpha_e,), sn=(added,) if grid.steps > 1 else (), clock=step.clock)
+        )
     return assemble(process, rows, name=f"consistency_{grid.steps}", order=0)

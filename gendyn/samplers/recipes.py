@@ -183,8 +183,8 @@ def plan(
     """The short form: a named sampler with exactly `nfe` network calls.
 
     Args:
-        name: one of `SAMPLERS`; with statistics= of the model, of `FITTED`; of an interpolant, of `FLOW_SAMPLERS`; for a
-            consistency function, of `MAPS`.
+        name: one of `SAMPLERS`; with statistics= of the model, of `FITTED`; of an interpolant, of `FLOW_SAMPLERS`;
+            of a consistency function, of `MAPS`.
         process: the model's path.
         nfe: network calls per sample.
         grid: name of a grid, or a builder (process, n, **grid_options) -> Grid; by default the recipe's own.

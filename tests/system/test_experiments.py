@@ -90,3 +90,20 @@ def test_a_restoration_run_samples_from_test_examples(shared, gendyn, tmp_path):
     refused = gendyn("sample", tmp_path, "--num", 5, "--guidance", 2)
     assert refused.status != 0
     assert "restoration model, which has no null condition" in refused.err
+
+
+def test_a_student_is_distilled_from_a_run(gendyn, tmp_path):
+    """`--teacher RUN` names a digits_edm run; the student is sampled in two calls, also when the teacher is gone, and
+    no solver of a flow accepts it."""
+    sizes = ["--width", 16, "--depth", 1, "--batch-size", 8, "--steps", 1, "--devices", 1]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    assert gendyn("train", "digits_edm", "--out", teacher, *sizes).status == 0
+    result = gendyn("train", "consistency_digits", "--teacher", teacher, "--out", student, *sizes)
+    assert result.status == 0, result.err
+    teacher.rename(tmp_path / "gone")
+    drawn = ["sample", student, "--num", 4, "--out", tmp_path / "drawn"]
+    assert gendyn(*drawn, "--sampler", "consistency", "--nfe", 2).status == 0
+    assert np.load(tmp_path / "drawn" / "samples.npz")["samples"].shape == (4, 8, 8, 1)
+    refused = gendyn(*drawn, "--sampler", "ddim", "--nfe", 4)
+    assert refused.status != 0
+    assert "no denoiser but a jump to the data" in refused.err
