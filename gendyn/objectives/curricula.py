@@ -70,7 +70,7 @@ class SquareRoot(Curriculum):
     Song et al. 2023, "Consistency Models" (arXiv 2303.01469).
 
     >>> [int(SquareRoot(steps=100).boundaries(k)) for k in (0, 50, 100)]
-    [2, 108, 151]
+    [2, 107, 151]
     """
 
     steps: int
