@@ -16,7 +16,7 @@ from etils import epath
 from gendyn.samplers import FITTED, SamplerPlan
 from gendyn.samplers import load as load_plan
 from gendyn.samplers.statistics import Statistics
-from gendyn.training import Model, Sampling, class_labels, guided, load, plan_for, sample
+from gendyn.training import Model, Sampling, conditions, guided, load, plan_for, sample
 
 
 def experiments() -> dict[str, pathlib.Path]:
@@ -122,14 +122,14 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
     sampling = options.sampling(model.experiment.sampling)
     denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
     plan = chosen_plan(options, model, sampling)
-    labels = class_labels(num, model.num_classes, only_class)
+    cond, labels = conditions(model.experiment, num, only_class)
     with progress("sampling", num) as report:
         x = sample(
             denoiser,
             plan,
             model.shape,
             num=num,
-            labels=labels,
+            labels=cond,
             seed=options.seed,
             batch_size=options.batch,
             report=report,

@@ -14,7 +14,7 @@ from gendyn.training import (
     Sampling,
     TrainState,
     abstract_state,
-    class_labels,
+    conditions,
     fit,
     guided,
     load_config_class,
@@ -123,7 +123,7 @@ class Pictures:
             plan_for(self.experiment.process, sampling),
             self.experiment.shape,
             num=num,
-            labels=class_labels(num, self.experiment.num_classes),
+            labels=conditions(self.experiment, num)[0],
             mesh=self.mesh,
         )
         save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))

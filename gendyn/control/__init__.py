@@ -8,6 +8,7 @@ steering composes with every sampler and with itself:
 The wrappers are pytrees whose weights are leaves: sweeping a guidance weight does not recompile.
 """
 
+from gendyn.control.anchor import Anchored, anchored, restore
 from gendyn.control.guidance import Guided, autoguidance, cfg
 
-__all__ = ["Guided", "autoguidance", "cfg"]
+__all__ = ["Anchored", "Guided", "anchored", "autoguidance", "cfg", "restore"]

@@ -12,11 +12,20 @@ An objective that reads more than data and condition names it in `needs`, and re
 entries of the batch ("base", the other end of a stored pair), and "step", the number of optimiser steps done.
 """
 
-from gendyn.objectives import interpolation, noise_levels, weights
+from gendyn.objectives import curricula, interpolation, noise_levels, weights
+from gendyn.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
+from gendyn.objectives.consistency_function import ConsistencyFunction
 from gendyn.objectives.denoising import Denoising
 from gendyn.objectives.interpolation import Interpolation
+from gendyn.objectives.restoration import Restoration, Restorer
 
-OBJECTIVES = {"denoising": Denoising, "interpolation": Interpolation}
+OBJECTIVES = {
+    "denoising": Denoising,
+    "interpolation": Interpolation,
+    "restoration": Restoration,
+    "consistency_training": ConsistencyTraining,
+    "consistency_distillation": ConsistencyDistillation,
+}
 
 NOISE_LEVELS = {
     "lognormal": noise_levels.LogNormal,
@@ -40,8 +49,14 @@ __all__ = [
     "NOISE_LEVELS",
     "OBJECTIVES",
     "WEIGHTS",
+    "ConsistencyDistillation",
+    "ConsistencyFunction",
+    "ConsistencyTraining",
     "Denoising",
     "Interpolation",
+    "Restoration",
+    "Restorer",
+    "curricula",
     "interpolation",
     "noise_levels",
     "weights",

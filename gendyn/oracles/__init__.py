@@ -5,8 +5,9 @@ has a measurable order, a likelihood closes its budget.
 """
 
 from gendyn.oracles.examples import EXAMPLES
+from gendyn.oracles.flow_map import consistency_function
 from gendyn.oracles.mixture import GaussianMixture
 from gendyn.oracles.point_masses import PointMasses
 from gendyn.oracles.two_sided import TwoSided
 
-__all__ = ["EXAMPLES", "GaussianMixture", "PointMasses", "TwoSided"]
+__all__ = ["EXAMPLES", "GaussianMixture", "PointMasses", "TwoSided", "consistency_function"]

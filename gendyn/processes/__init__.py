@@ -10,11 +10,12 @@ one set of samplers serve them all. Each process keeps the clock of its own lite
 (`t_noise`, `t_data`); nothing outside this room may assume a direction.
 """
 
-from gendyn.processes import couplings, fields, interpolants, noise
+from gendyn.processes import couplings, fields, interpolants, mean_reverting, noise
 from gendyn.processes.describe import describe, from_description
 from gendyn.processes.flows import GVP, RectifiedFlow
 from gendyn.processes.gaussian import GaussianPath, Process
 from gendyn.processes.interpolants import INTERPOLANTS, Interpolant, OneSided
+from gendyn.processes.mean_reverting import MeanReverting
 from gendyn.processes.pfgmpp import PFGMPP
 from gendyn.processes.variance_exploding import EDM, VE
 from gendyn.processes.variance_preserving import SubVP, VPCosine, VPDiscrete, VPLinear
@@ -32,6 +33,7 @@ PROCESSES = {
     "gvp": GVP,
     "rectified_flow": RectifiedFlow,
     "one_sided_bridge": OneSided,
+    "mean_reverting": MeanReverting,
 }
 """Name -> constructor with its published defaults; the command line, the shared tests and the README read this list."""
 
@@ -44,6 +46,7 @@ __all__ = [
     "VE",
     "GaussianPath",
     "Interpolant",
+    "MeanReverting",
     "OneSided",
     "Process",
     "RectifiedFlow",
@@ -56,5 +59,6 @@ __all__ = [
     "fields",
     "from_description",
     "interpolants",
+    "mean_reverting",
     "noise",
 ]

@@ -8,13 +8,17 @@ from typing import Any
 from gendyn.processes import interpolants
 from gendyn.processes.flows import GVP, RectifiedFlow
 from gendyn.processes.interpolants import Interpolant, OneSided
+from gendyn.processes.mean_reverting import Constant, Cosine, Linear, MeanReverting, Table
 from gendyn.processes.pfgmpp import PFGMPP
 from gendyn.processes.variance_exploding import EDM, VE
 from gendyn.processes.variance_preserving import SubVP, VPCosine, VPDiscrete, VPLinear
 
 KINDS: dict[str, type] = {
     cls.__name__: cls
-    for cls in (VPLinear, VPCosine, VPDiscrete, SubVP, VE, EDM, PFGMPP, GVP, RectifiedFlow, OneSided, Interpolant)
+    for cls in (
+        *(VPLinear, VPCosine, VPDiscrete, SubVP, VE, EDM, PFGMPP, GVP, RectifiedFlow),
+        *(OneSided, Interpolant, MeanReverting),
+    )
 }
 PARTS: dict[str, type] = {
     cls.__name__: cls
@@ -27,6 +31,7 @@ PARTS: dict[str, type] = {
         interpolants.NoLatent,
         interpolants.Bridge,
         interpolants.SineSquared,
+        *(Constant, Linear, Cosine, Table),
     )
 }
 """Values that are a constant of a process."""

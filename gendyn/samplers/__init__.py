@@ -16,6 +16,7 @@ To add a solver: one file with one such function, and one line in `recipes.SAMPL
 from gendyn.samplers import grids, statistics, study, tuning
 from gendyn.samplers.adaptive import Solution, decode, encode, odeint, sdeint
 from gendyn.samplers.brownian import brownian
+from gendyn.samplers.consistency import consistency
 from gendyn.samplers.ddim import ancestral, ddim
 from gendyn.samplers.deis import deis, lms
 from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
@@ -39,7 +40,7 @@ from gendyn.samplers.likelihood import (
 )
 from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
-from gendyn.samplers.recipes import FITTED, FLOW_SAMPLERS, SAMPLERS, Recipe, plan
+from gendyn.samplers.recipes import FITTED, FLOW_SAMPLERS, MAPS, SAMPLERS, Recipe, plan
 from gendyn.samplers.run import run, run_eager
 from gendyn.samplers.runge_kutta import TABLEAUX, Tableau, deis_rk, dpm2
 from gendyn.samplers.sde_dpm import sde_dpmpp
@@ -53,6 +54,7 @@ __all__ = [
     "FITTED",
     "FLOW_SAMPLERS",
     "GRIDS",
+    "MAPS",
     "PRESETS",
     "SAMPLERS",
     "TABLEAUX",
@@ -75,6 +77,7 @@ __all__ = [
     "bits_per_dim",
     "brownian",
     "clock",
+    "consistency",
     "ddim",
     "decode",
     "deis",

@@ -34,7 +34,7 @@ class PlanInfo:
     process: Any
     notes: str = ""
     field: str = "denoised"
-    """What the plan's callable must return: "denoised", "velocity", or the drift of an SDE in words."""
+    """What the plan's callable must return: "denoised", "velocity", a consistency model's "jump", the drift of an SDE."""
 
 
 @pytree

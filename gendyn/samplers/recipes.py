@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from gendyn.processes import Interpolant, Process
+from gendyn.samplers.consistency import consistency
 from gendyn.samplers.ddim import ancestral, ddim
 from gendyn.samplers.deis import deis, lms
 from gendyn.samplers.dpm_solver import dpm_solver, dpmpp
@@ -148,6 +149,9 @@ FITTED: dict[str, Recipe] = {
 }
 """Samplers that `gendyn.plan` makes only for one model, from its `statistics=`."""
 
+MAPS: dict[str, Recipe] = {"consistency": Recipe(build=consistency, final_zero=False)}
+"""Samplers of models that jump to the data (consistency functions); they are no solvers of a denoiser's flow."""
+
 
 def _flow(build: Callable[..., SamplerPlan], calls: int = 1) -> Recipe:
     """A rule on the clock itself, for interpolants."""
@@ -179,7 +183,8 @@ def plan(
     """The short form: a named sampler with exactly `nfe` network calls.
 
     Args:
-        name: one of `SAMPLERS`; with statistics= of the model, of `FITTED`; of an interpolant, of `FLOW_SAMPLERS`.
+        name: one of `SAMPLERS`; with statistics= of the model, of `FITTED`; of an interpolant, of `FLOW_SAMPLERS`;
+            of a consistency function, of `MAPS`.
         process: the model's path.
         nfe: network calls per sample.
         grid: name of a grid, or a builder (process, n, **grid_options) -> Grid; by default the recipe's own.
@@ -224,7 +229,7 @@ def nodes(
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name."""
-    return _lookup("sampler", name, SAMPLERS | FITTED | FLOW_SAMPLERS)
+    return _lookup("sampler", name, SAMPLERS | FITTED | FLOW_SAMPLERS | MAPS)
 
 
 def _matches(name: str, process: Any) -> None:

@@ -92,7 +92,10 @@ def _check(plan: SamplerPlan, D: Any, shape: tuple[int, ...], key: Any, noise: A
         raise ValueError(f"noise must have shape {(plan.rows, *shape)} (rows, *x_T.shape); got {np.shape(noise)}.")
     returns = getattr(D, "field", None)
     if plan.info is not None and isinstance(returns, str) and returns != plan.info.field:
-        raise ValueError(f"{plan.name} calls a {plan.info.field}, but what it was given returns a {returns}.")
+        raise ValueError(
+            f"{plan.name} calls what returns a {plan.info.field}, but {type(D).__name__} returns a {returns}; see which "
+            "samplers go with it in gendyn.samplers: SAMPLERS (denoised), FLOW_SAMPLERS (velocity, drift), MAPS (jump)."
+        )
     if plan.data_shape and plan.data_shape != tuple(shape[1:]):
         raise ValueError(f"this plan's coefficients are for data of shape {plan.data_shape}; x_T is {tuple(shape)}.")
     if not isinstance(plan.t, jax.Array):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from gendyn.processes import Process
 from gendyn.samplers.dpm_solver import KINDS as DETERMINISTIC
 from gendyn.samplers.dpm_solver import Kind
-from gendyn.samplers.exponential_sde import StochasticData, exponential_rows, with_noise
+from gendyn.samplers.exponential_sde import FORMS, StochasticForm, exponential_rows, with_noise
 from gendyn.samplers.grids import Grid
-from gendyn.samplers.levels import Step, require_nonnegative, steps
+from gendyn.samplers.levels import Step, refuse_ends, require_nonnegative, steps
 from gendyn.samplers.plan import Row, SamplerPlan, assemble
 
 
 def sde_dpmpp(
-    process: Process, grid: Grid, *, order: int = 2, kind: Kind = "multistep", eta: float = 1.0, **choices: Any
+    process: Process,
+    grid: Grid,
+    *,
+    order: int = 2,
+    kind: Kind = "multistep",
+    eta: float = 1.0,
+    form: Literal["data", "noise"] = "data",
+    **choices: Any,
 ) -> SamplerPlan:
     """SDE-DPM-Solver++: Lu et al. 2022 (arXiv 2211.01095), with k-diffusion's eta and third order.
 
@@ -33,6 +40,7 @@ def sde_dpmpp(
         order: 1, 2 or 3; singlestep: 1 or 2.
         kind: "multistep" (2M, 3M) or "singlestep".
         eta: noise level of the SDE, 1 for the time reversal; for short steps, the square of DDIM's eta.
+        form: what is averaged: "data", or "noise" (SDE-DPM-Solver: eps in the place of D; finite lam at both ends).
         choices: multistep only: rule, curvature, orders, lower_order_final, as in `dpmpp`. k-diffusion's 3M has
             rule="taylor", lower_order_final=False.
 
@@ -47,21 +55,24 @@ def sde_dpmpp(
         raise ValueError(f"SDE-DPM-Solver++ exists for orders 1, 2 and 3; got {order}.")
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(KINDS)}.")
-    form, taken = StochasticData(eta), list(steps(process, grid))
-    rows, true_order = KINDS[kind](process, form, taken, grid, order, **choices)
-    name = f"sde_dpmpp_{order}{kind[0]}(eta={eta:g})"
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}; choose one of {', '.join(FORMS)}.")
+    if form == "noise":
+        refuse_ends(grid, "SDE-DPM-Solver in noise form", remedy='form="data"')
+    rows, true_order = KINDS[kind](process, FORMS[form](eta), list(steps(process, grid)), grid, order, **choices)
+    name = f"sde_{'dpmpp' if form == 'data' else 'dpm'}_{order}{kind[0]}(eta={eta:g})"
     return assemble(process, rows, name=name, order=min(true_order, 2) if eta else true_order)
 
 
 def _multistep(
-    process: Process, form: StochasticData, taken: Sequence[Step], grid: Grid, order: int, **choices: Any
+    process: Process, form: StochasticForm, taken: Sequence[Step], grid: Grid, order: int, **choices: Any
 ) -> tuple[list[Row], int]:
     rows, true_order = DETERMINISTIC["multistep"](form, taken, grid, order=order, **choices)
     return [with_noise(row, form, step) for row, step in zip(rows, taken, strict=True)], true_order
 
 
 def _singlestep(
-    process: Process, form: StochasticData, taken: Sequence[Step], grid: Grid, order: int
+    process: Process, form: StochasticForm, taken: Sequence[Step], grid: Grid, order: int
 ) -> tuple[list[Row], int]:
     if order == 3:
         raise ValueError(

@@ -14,7 +14,7 @@ from gendyn.training.experiment import Config, Experiment, Sampling, resolve
 from gendyn.training.logs import MetricsLog, ProgressLine, read_metrics
 from gendyn.training.loop import Diverged, Outcome, fit
 from gendyn.training.runs import Model, differences, load, load_config_class, open_run, read_config
-from gendyn.training.sampling import class_labels, guided, plan_for, sample
+from gendyn.training.sampling import class_labels, conditions, guided, plan_for, sample
 from gendyn.training.schedules import SCHEDULES, adamw, schedule
 from gendyn.training.step import TrainState, abstract_state, build, compiled_step, init_state, train_step
 
@@ -35,6 +35,7 @@ __all__ = [
     "build",
     "class_labels",
     "compiled_step",
+    "conditions",
     "differences",
     "ema",
     "fit",

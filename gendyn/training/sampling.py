@@ -11,10 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gendyn import distributed, samplers
-from gendyn.control import cfg
+from gendyn.control import cfg, restore
+from gendyn.data.loader import take
 from gendyn.samplers import SamplerPlan
 from gendyn.samplers.statistics import Statistics
-from gendyn.training.experiment import Sampling
+from gendyn.training.experiment import Experiment, Sampling
 
 
 def plan_for(
@@ -30,6 +31,8 @@ def guided(denoiser: Any, weight: float, num_classes: int | None) -> Any:
     """The denoiser itself at weight 1, else classifier-free guidance against the null class."""
     if weight == 1.0:
         return denoiser
+    if hasattr(denoiser, "anchor"):
+        raise ValueError(f"guidance {weight:g} was asked of a restoration model, which has no null condition (use 1).")
     if num_classes is None:
         raise ValueError(f"guidance {weight:g} needs a class-conditional model; this one has no classes (use 1).")
     return cfg(denoiser, weight, null=num_classes)
@@ -79,6 +82,9 @@ def _batch(
     x_T = jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(priors)
     cond = jax.tree.map(lambda a: np.asarray(a)[rows], cond)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
+    if hasattr(denoiser, "anchor"):
+        mu = denoiser.anchor(cond)
+        return restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
     return samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
 
 
@@ -86,6 +92,29 @@ def _on(mesh: Mesh, denoiser: Any) -> Any:
     """Weights on every device of the mesh, copied once; a plain function stays as it is."""
     whole = distributed.replicated(mesh)
     return jax.tree.map(lambda a: jax.device_put(a, whole) if isinstance(a, jax.Array) else a, denoiser)
+
+
+def conditions(experiment: Experiment, num: int, only: int | None = None) -> tuple[Any, np.ndarray | None]:
+    """(conditions, classes) of `num` samples: classes as in `class_labels`; where the objective makes samples from
+    entries of an example (mu of a restoration), those of the first test examples, of one class if `only` says so.
+
+    Raises:
+        ValueError: an objective that needs test examples, and an experiment without them.
+    """
+    given = getattr(experiment.objective, "given", ())
+    if not given:
+        labels = class_labels(num, experiment.num_classes, only)
+        return labels, labels
+    if experiment.test is None:
+        raise ValueError(f"samples of this model are made from {', '.join(given)} of test examples; set test=.")
+    source = experiment.test()
+    rows = np.arange(len(source))
+    if only is not None:
+        class_labels(1, experiment.num_classes, only)
+        rows = rows[take(source, rows)["label"] == only]
+    batch = take(source, rows[np.arange(num) % len(rows)])
+    labels = batch["label"] if experiment.num_classes is not None else None
+    return {name: batch[name] for name in given} | ({} if labels is None else {"label": labels}), labels
 
 
 def class_labels(num: int, num_classes: int | None, only: int | None = None) -> np.ndarray | None:

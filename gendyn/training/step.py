@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
@@ -139,15 +142,42 @@ def _first_state(experiment: Experiment, params: Any) -> TrainState:
     )
 
 
-def compiled_step(experiment: Experiment, mesh: Mesh) -> Step:
-    """`train_step` on a mesh: state replicated and donated, batch cut over the data axis."""
+@dataclass(frozen=True, kw_only=True)
+class CompiledStep:
+    """`train_step` on a mesh, compiled: (state, batch) -> (state, metrics).
+
+    `weights` are the arrays that the objective itself holds (a teacher's parameters), in the order of its leaves. They
+    are arguments of the program, never constants of it: another teacher of the same shape reuses the program.
+    """
+
+    program: Any
+    weights: tuple[Array, ...]
+
+    def __call__(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        return self.program(state, batch, self.weights)
+
+    def lower(self, state: TrainState, batch: dict[str, Array]) -> Any:
+        """The lowered program, for its text, memory or cost."""
+        return self.program.lower(state, batch, self.weights)
+
+
+def compiled_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:
+    """`train_step` on a mesh: state replicated and donated, batch cut over the data axis, the objective's own arrays
+    replicated arguments."""
     whole, cut = distributed.replicated(mesh), distributed.split(mesh)
-    return jax.jit(
-        lambda state, batch: train_step(experiment, state, batch),
-        in_shardings=(whole, cut),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-    )
+    leaves, structure = jax.tree.flatten(experiment.objective)
+    held = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    rest = [None if own else leaf for own, leaf in zip(held, leaves)]  # the program keeps no reference to the arrays
+    spared = dataclasses.replace(experiment, objective=None)
+
+    def step(state: TrainState, batch: dict[str, Array], weights: tuple[Array, ...]) -> tuple[TrainState, Metrics]:
+        given = iter(weights)
+        objective = jax.tree.unflatten(structure, [next(given) if own else leaf for own, leaf in zip(held, rest)])
+        return train_step(dataclasses.replace(spared, objective=objective), state, batch)
+
+    program = jax.jit(step, in_shardings=(whole, cut, whole), out_shardings=(whole, whole), donate_argnums=0)
+    weights = tuple(jax.device_put(leaf, whole) for own, leaf in zip(held, leaves) if own)
+    return CompiledStep(program=program, weights=weights)
 
 
 def train_step(experiment: Experiment, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:

@@ -156,7 +156,7 @@ def test_plans_check_what_they_are_given():
     plan = samplers.plan("interpolant_em", process, 5)
     with pytest.raises(ValueError, match="returns a velocity"):
         samplers.run(plan, model, x, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="calls a velocity"):
+    with pytest.raises(ValueError, match="returns a velocity, but Drift returns"):
         samplers.run(samplers.plan("flow_heun", process, 4), model.drift(fields.OfGamma()), x)
     with pytest.raises(ValueError, match="forward drift with OfGamma"):
         samplers.run(plan, model.drift(fields.OfGamma(), "backward"), x, key=jax.random.key(0))

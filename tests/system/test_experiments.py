@@ -15,7 +15,7 @@ FILES = sorted(path for path in FOLDER.glob("*.py") if not path.stem.startswith(
 
 TOY = {"width": 16, "depth": 1, "blocks": 1, "heads": 2, "multipliers": (1, 2), "batch_size": 8, "steps": 3}
 """Toy values of the usual sizes; an experiment takes those it knows."""
-SHARED = {"mnist_flow": "data/mnist", "cifar10_edm": "data/cifar10"}
+SHARED = {"mnist_flow": "data/mnist", "cifar10_edm": "data/cifar10", "restoration_mnist": "data/mnist"}
 """Experiments that read images, and where the tests find them."""
 
 
@@ -70,3 +70,40 @@ def test_experiment_gives_its_command_and_options(path, gendyn):
     assert result.status == 0
     for field in dataclasses.fields(cls):
         assert f"--{field.name.replace('_', '-')}" in result.out
+
+
+def test_a_restoration_run_samples_from_test_examples(shared, gendyn, tmp_path):
+    """`gendyn sample` restores the first test images of the class asked for; guidance has no meaning and says so."""
+    path = FOLDER / "restoration_mnist.py"
+    config = load_config_class(path)(data=str(shared / "data/mnist"), limit=32, width=16, depth=1, heads=2, steps=1)
+    sizes = ["--limit", 32, "--width", 16, "--depth", 1, "--heads", 2, "--batch-size", 8, "--steps", 1]
+    command = ("train", path, "--out", tmp_path, "--devices", 1, "--data", config.data, *sizes)
+    assert gendyn(*command).status == 0
+    assert gendyn("sample", tmp_path, "--num", 5, "--nfe", 2, "--out", tmp_path / "drawn").status == 0
+    restored = np.load(tmp_path / "drawn" / "samples.npz")["samples"]
+    assert restored.shape == (5, 28, 28, 1)
+    # The untrained network predicts no deviation beyond c_skip's share: what comes out is near mu, image by image.
+    mu = np.stack([config.experiment().test()[i]["mu"] for i in range(5)])
+    pixels = restored / 127.5 - 1
+    distances = np.sqrt(np.mean((pixels[:, None] - mu[None]) ** 2, axis=(2, 3, 4)))
+    assert (distances.argmin(1) == np.arange(5)).all()
+    refused = gendyn("sample", tmp_path, "--num", 5, "--guidance", 2)
+    assert refused.status != 0
+    assert "restoration model, which has no null condition" in refused.err
+
+
+def test_a_student_is_distilled_from_a_run(gendyn, tmp_path):
+    """`--teacher RUN` names a digits_edm run; the student is sampled in two calls, also when the teacher is gone, and
+    no solver of a flow accepts it."""
+    sizes = ["--width", 16, "--depth", 1, "--batch-size", 8, "--steps", 1, "--devices", 1]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    assert gendyn("train", "digits_edm", "--out", teacher, *sizes).status == 0
+    result = gendyn("train", "consistency_digits", "--teacher", teacher, "--out", student, *sizes)
+    assert result.status == 0, result.err
+    teacher.rename(tmp_path / "gone")
+    drawn = ["sample", student, "--num", 4, "--out", tmp_path / "drawn"]
+    assert gendyn(*drawn, "--sampler", "consistency", "--nfe", 2).status == 0
+    assert np.load(tmp_path / "drawn" / "samples.npz")["samples"].shape == (4, 8, 8, 1)
+    refused = gendyn(*drawn, "--sampler", "ddim", "--nfe", 4)
+    assert refused.status != 0
+    assert "returns a jump" in refused.err

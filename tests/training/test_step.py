@@ -1,6 +1,7 @@
 """The state, the compiled step and `build`: devices, donation, accumulation, foreign networks, bad data."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -97,6 +98,55 @@ def test_state_is_donated_and_stays_on_the_devices(Tiny, eight, caplog):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(memory))
     assert "Compiling" not in caplog.text
     assert int(state.step) == STEPS
+
+
+def distilled(Tiny, teacher_width, seed=0):
+    """The tiny experiment with a consistency objective whose teacher is an MLP of that width."""
+    experiment = Tiny(batch_size=16).experiment()
+    network = gd.networks.functional(functools.partial(gd.networks.MLP, 2, width=teacher_width, depth=1, num_classes=3))
+    process = gd.processes.EDM(sigma_min=0.02, sigma_max=10.0)
+    params = jax.tree.map(lambda a: a + 0.1 * (seed + 1), gd.networks.initialise(network, jax.random.key(seed)))
+    teacher = gd.denoiser(network.apply, params, process, "F", precondition=gd.predictions.EDMPreconditioner())
+    return dataclasses.replace(
+        experiment, objective=gd.objectives.ConsistencyDistillation(process=process, teacher=teacher)
+    )
+
+
+def test_a_teachers_weights_are_arguments_of_the_step(Tiny, one):
+    """The program's text is hardly longer for many times the weights, and the same for two teachers."""
+    texts = {}
+    for width, seed in ((32, 0), (32, 1), (512, 0)):
+        experiment = distilled(Tiny, width, seed)
+        state, step, batches = build(experiment, mesh=one)
+        texts[width, seed] = step.lower(state, next(batches)).as_text()
+    weights = sum(leaf.size for leaf in jax.tree.leaves(experiment.objective))
+    assert texts[32, 0] == texts[32, 1]
+    assert len(texts[512, 0]) < len(texts[32, 0]) + 0.01 * 8 * weights  # a constant takes 8 digits a number
+
+
+def test_another_teacher_reuses_the_compiled_step(Tiny, one, caplog):
+    """Its weights run in the first one's program, without a compilation, and give the loss that its own step gives."""
+    metrics, steps = [], []
+    for seed in (0, 1):
+        state, step, batches = build(distilled(Tiny, 16, seed), mesh=one)
+        batch = next(batches)
+        metrics.append(step(state, batch)[1])
+        steps.append(step)
+    state, _, _ = build(distilled(Tiny, 16, 0), mesh=one)
+    with jax.log_compiles():
+        swapped = dataclasses.replace(steps[0], weights=steps[1].weights)(state, batch)[1]
+    assert "Compiling jit(step)" not in caplog.text
+    for name in ("loss", "grad_norm"):
+        assert float(swapped[name]) == float(metrics[1][name]) != float(metrics[0][name])
+
+
+def test_a_teacher_is_replicated_and_not_donated(Tiny, eight):
+    state, step, batches = build(distilled(Tiny, 16), mesh=eight)
+    for batch in itertools.islice(batches, 2):
+        state, metrics = step(state, batch)
+    assert np.isfinite(float(metrics["loss"]))
+    assert {len(leaf.sharding.device_set) for leaf in step.weights} == {8}
+    assert not any(leaf.is_deleted() for leaf in step.weights)
 
 
 def test_batches_start_where_asked(Tiny, one):
