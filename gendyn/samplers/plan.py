@@ -34,7 +34,7 @@ class PlanInfo:
     process: Any
     notes: str = ""
     field: str = "denoised"
-    """What the plan's callable must return: "denoised", "velocity", a consistency model's "jump", the drift of an SDE."""
+    """What is called must return this: "denoised", "velocity", a consistency model's "jump", the drift of an SDE."""
 
 
 @pytree

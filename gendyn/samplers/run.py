@@ -93,8 +93,8 @@ def _check(plan: SamplerPlan, D: Any, shape: tuple[int, ...], key: Any, noise: A
     returns = getattr(D, "field", None)
     if plan.info is not None and isinstance(returns, str) and returns != plan.info.field:
         raise ValueError(
-            f"{plan.name} calls what returns a {plan.info.field}, but {type(D).__name__} returns a {returns}; see which "
-            "samplers go with it in gendyn.samplers: SAMPLERS (denoised), FLOW_SAMPLERS (velocity, drift), MAPS (jump)."
+            f"{plan.name} calls what returns a {plan.info.field}, but {type(D).__name__} returns a {returns}; lists in "
+            "gendyn.samplers say what goes together: SAMPLERS (denoised), FLOW_SAMPLERS (velocity), MAPS (jump)."
         )
     if plan.data_shape and plan.data_shape != tuple(shape[1:]):
         raise ValueError(f"this plan's coefficients are for data of shape {plan.data_shape}; x_T is {tuple(shape)}.")
