@@ -1,8 +1,14 @@
-"""Two network calls for a digit: can a consistency model be trained on a laptop in minutes?
+"""Two network calls for a digit: can a consistency model be trained from scratch on a laptop in minutes?
 
 Run:      gendyn train consistency_digits --out runs/consistency
+          gendyn evaluate runs/consistency --nfe 2
           gendyn train consistency_digits --teacher runs/digits --out runs/distilled     (distils a digits_edm run)
-Writes:   RUN/samples/*.png while training; `gendyn evaluate` prints agreement, distances and copying.
+Takes:    about 25 minutes for the 2000 steps on two CPU cores shared with other work; idle cores were not timed.
+Expect:   for training seed 0, 360 samples of sampling seed 0 without guidance, beside 360 real test images: with two
+          calls agreement with the requested class 0.967 (the classifier has 0.994 on the real ones), Frechet distance
+          on pixels 2.24 times the floor, median nearest-training distance 1.32 times the test split's. With one call
+          0.967, 2.19 and 1.34. Distillation was run at toy size only.
+Writes:   RUN/samples/*.png while training.
 """
 
 from __future__ import annotations
