@@ -105,7 +105,8 @@ class _Consistency:
     @property
     def levels(self) -> Levels:
         """Noise levels sigma/alpha over the process's sampling interval."""
-        high, low = (float(np.exp(-self.process.lam(np.float64(t)))) for t in self.process.interval)
+        with np.errstate(divide="ignore"):
+            high, low = (float(np.exp(-self.process.lam(np.float64(t)))) for t in self.process.interval)
         if not 0 < low < high < np.inf:
             raise ValueError(
                 f"consistency needs a sampling interval inside the clock, with some noise and some signal at its ends; "
