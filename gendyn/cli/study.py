@@ -178,7 +178,7 @@ def measures(result: Any) -> dict[str, float]:
     columns["nearest_training_ratio"] = result.memorization.ratio
     if result.agreement is not None:
         columns["agreement"] = result.agreement.value
-    return {name: float(value) for name, value in columns.items() if value is not None}
+    return {name: float(value) for name, value in columns.items() if value is not None and np.isfinite(value)}
 
 
 COLUMNS = ("sampler", "grid", "nfe", "seed", "clean", "median_error", "q90_error", "rmse", "refused")

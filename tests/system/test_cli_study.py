@@ -41,8 +41,8 @@ def test_an_exact_model_needs_no_run(gendyn, tmp_path):
         (("oracle:two", "--process", "edmm"), "unknown process 'edmm'"),
         (("oracle:two", "--samplers", "ddimm"), "unknown sampler 'ddimm'"),
         (("oracle:two", "--num", 1), "--num must be at least 2"),
-        (("oracle:two", "--samplers", "heun", "--nfe", 4), "no cell can be built"),
-        (("nowhere",), "nowhere does not exist"),
+        (("oracle:two", "--samplers", "heun", "--grids", "karras", "--nfe", 4), "no cell can be built"),
+        (("nowhere",), "nowhere is not a run directory"),
     ],
 )
 def test_bad_input_is_said_before_anything_runs(gendyn, tmp_path, argv, message):
