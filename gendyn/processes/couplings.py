@@ -64,8 +64,9 @@ class MinibatchOT:
     with replacement, so no row is lost or doubled. It targets the mean of the batches' optimal plans, which tends to
     the optimal plan as the batch grows but is not it. Rows are permuted within equal conditions (see the module).
 
-    Cost: the Hungarian algorithm (ott), O(batch^3) and sequential, compiled into the step. Measured, median of five
-    jitted calls on one of two busy CPU cores (tests/processes/time_couplings.py): TIMES.
+    Cost: the Hungarian algorithm (ott), O(batch^3) and sequential, compiled into the step. Measured (python -m
+    benchmarks.couplings, medians, two busy CPU cores): 10, 51, 364 ms at batch 128, 256, 512 for points of the plane;
+    4, 14, 53 ms for 784 Gaussian entries, whose optima are found sooner.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -90,7 +91,7 @@ class EntropicOT:
     `sweeps` times, starting from the rows as they came: whatever the number of sweeps, the result is a permutation, so
     the marginals are exact, and only the nearness of partners is approximate. Rows are permuted within equal conditions.
 
-    Cost: sweeps times O(batch), after one batch x batch product; TIMES_ENTROPIC.
+    Cost: sweeps times O(batch), after one batch x batch product: 9, 27, 56 ms at batch 128, 256, 512 (same measurement).
 
     Args:
         reg: temperature, in units of squared distance (the sum over the entries of an example).

@@ -54,30 +54,53 @@ def sample(
         labels: conditions, [num] (or a tree of such), or None.
         report: called with the number of samples done after every batch.
     """
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "mesh": mesh, "report": report}
+    return pairs(denoiser, plan, shape, rows=range(num), labels=labels, **options)[1]
+
+
+def pairs(
+    denoiser: Any,
+    plan: SamplerPlan,
+    shape: tuple[int, ...],
+    *,
+    rows: range,
+    labels: Any = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples number `rows` of a seed with the unit noise that each started from: (noise, sample), [len(rows), *shape].
+
+    As `sample`: pair i depends neither on its neighbours nor on the batch size, so a set of pairs may be made in pieces.
+    """
     mesh = distributed.data_mesh() if mesh is None else mesh
     denoiser = _on(mesh, denoiser)
-    ways = mesh.shape[distributed.DATA]
+    ways, num = mesh.shape[distributed.DATA], len(rows)
     batch_size = -(-min(batch_size, num) // ways) * ways
-    done = [np.zeros((0, *shape), np.float32)]
+    done = [(np.zeros((0, *shape), np.float32),) * 2]
     for start in range(0, num, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), num - 1)
-        x = _batch(denoiser, plan, shape, seed, rows, labels, mesh)
-        done.append(np.asarray(x)[: num - start])
+        places = np.minimum(np.arange(start, start + batch_size), num - 1)
+        cond = jax.tree.map(lambda a: np.asarray(a)[places], labels)
+        both = _batch(denoiser, plan, shape, seed, np.asarray(rows)[places], cond, mesh)
+        done.append(tuple(np.asarray(x)[: num - start] for x in both))
         report(min(start + batch_size, num))
-    return np.concatenate(done)
+    noise, x = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    return noise, x
 
 
 def _batch(
     denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, mesh: Mesh
-) -> Any:
+) -> tuple[Any, Any]:
+    """(unit noise, samples) of the numbered rows."""
     cut = distributed.split(mesh)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
     priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     prior = plan.process.sample_prior
     x_T = jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(priors)
-    cond = jax.tree.map(lambda a: np.asarray(a)[rows], cond)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
-    return samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+    x = samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+    return x_T / float(plan.process.sigma(float(plan.t[0]))), x
 
 
 def _on(mesh: Mesh, denoiser: Any) -> Any:
