@@ -10,7 +10,7 @@ from gendyn import distributed
 from gendyn.cli.common import Flat, first_positional, parse, progress
 from gendyn.cli.train import Pictures, devices
 from gendyn.training import Reflow, read_config, reflow
-from gendyn.training.reflow import Row
+from gendyn.training.straightening import Row
 
 HEAD = f"{'model':20} {'straightness':>12} {'E|z|^2':>10} {'E|z|':>8} {'E|z|_1':>8} {'few-step rmse':>18}"
 
@@ -92,7 +92,9 @@ def rectify(folder: str, options: Options, config: Any) -> int:
         print(f"SIGINT: what is whole is kept in {options.out}; the same command continues.")
         return 130
     if last is not None:
-        print(f"{last.stopped_by}: checkpoint written at step {last.step} in {options.out}; the same command continues.")
+        print(
+            f"{last.stopped_by}: checkpoint written at step {last.step} in {options.out}; the same command continues."
+        )
         return 0
     print("\n".join([HEAD, *map(line, rows), *bound(rows)]))
     print(f"written to {options.out}. Next: gendyn sample {options.out}/{rows[-1]['stage']} --nfe {rows[-1]['nfe']}")
@@ -103,9 +105,7 @@ def line(row: Row) -> str:
     """One row of the table."""
     bend = f"{row['straightness']:12.4g}" if "straightness" in row else " " * 12
     few = f"{row['rmse']:.4g} at {row['nfe']} call" + ("s" if row["nfe"] > 1 else "")
-    return (
-        f"{row['stage']:20} {bend} {row['squared']:10.4g} {row['euclidean']:8.4g} {row['absolute']:8.4g} {few:>18}"
-    )
+    return f"{row['stage']:20} {bend} {row['squared']:10.4g} {row['euclidean']:8.4g} {row['absolute']:8.4g} {few:>18}"
 
 
 def bound(rows: list[Row]) -> list[str]:

@@ -88,10 +88,10 @@ class EntropicOT:
     The entropic coupling on permutations: reg -> 0 is `MinibatchOT`, reg -> infinity a uniform permutation. With
     reg = 2 s^2 it pairs the ends of Brownian motion of standard deviation s, as Sinkhorn's plan does, but draws from
     that plan would repeat and drop rows. Drawn by Metropolis swaps of disjoint random pairs of rows, all at once,
-    `sweeps` times, starting from the rows as they came: whatever the number of sweeps, the result is a permutation, so
-    the marginals are exact, and only the nearness of partners is approximate. Rows are permuted within equal conditions.
+    `sweeps` times, from the rows as they came: whatever the number of sweeps, the result is a permutation, so the
+    marginals are exact, and only the nearness of partners is approximate. Rows are permuted within equal conditions.
 
-    Cost: sweeps times O(batch), after one batch x batch product: 9, 27, 56 ms at batch 128, 256, 512 (same measurement).
+    Cost: sweeps times O(batch), after one product [batch, batch]: 9, 27, 56 ms at batch 128, 256, 512 (measured alike).
 
     Args:
         reg: temperature, in units of squared distance (the sum over the entries of an example).
@@ -104,7 +104,9 @@ class EntropicOT:
 
     def __post_init__(self) -> None:
         if not self.reg > 0 or self.sweeps < 1:
-            raise ValueError(f"reg and sweeps must be positive; got {self.reg} and {self.sweeps}; MinibatchOT is reg 0.")
+            raise ValueError(
+                f"reg and sweeps must be positive; got {self.reg} and {self.sweeps}; MinibatchOT is reg 0."
+            )
 
     def __call__(self, key: PRNGKeyArray, base: Array, data: Array, cond: Any = None) -> Array:
         gain, same = 2 * _agreement(base, data) / self.reg, _same(cond, len(data))

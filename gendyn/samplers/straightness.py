@@ -45,9 +45,7 @@ class Paths:
     leap: Array
 
 
-def follow(
-    process: Process, D: Callable[..., Any], x_T: Float[Array, "batch *data"], steps: int = 100, cond: Any = None
-) -> Paths:
+def follow(process: Process, D: Callable[..., Any], x_T: Any, steps: int = 100, cond: Any = None) -> Paths:
     """Solve dZ/dt = velocity(Z, t) from Z_0 = x_T by the midpoint rule, and measure each path on the way.
 
     The rule's own slopes serve both: Z_1 - Z_0 is their mean, so the bend is their variance, and exactly zero (to
@@ -56,7 +54,7 @@ def follow(
     Args:
         process: a path on the unit clock from pure noise to clean data, such as `RectifiedFlow`.
         D: denoiser (x, t, cond), a pytree callable.
-        x_T: starts, unit noise.
+        x_T: starts, unit noise, [batch, *data].
         steps: of the midpoint rule, two network calls each.
 
     Raises:
@@ -77,7 +75,7 @@ def follow(
 
 
 def straightness(
-    process: Process, D: Callable[..., Any], x_T: Float[Array, "batch *data"], steps: int = 100, cond: Any = None
+    process: Process, D: Callable[..., Any], x_T: Any, steps: int = 100, cond: Any = None
 ) -> Float[Array, ""]:
     """S = int_0^1 E |Z_1 - Z_0 - dZ/dt|^2 dt, the mean over the starts; zero if and only if every path is straight.
 
@@ -105,10 +103,8 @@ COSTS: dict[str, Cost] = {"squared": squared, "euclidean": euclidean, "absolute"
 """Name -> convex cost; reports read this list."""
 
 
-def transport_cost(
-    start: Float[Array, "batch *data"], end: Float[Array, "batch *data"], cost: Cost = squared
-) -> Float[Array, ""]:
-    """E c(end - start) for a convex c: one of `COSTS`, or any function of displacements [batch, *data] -> [batch].
+def transport_cost(start: Any, end: Any, cost: Cost = squared) -> Float[Array, ""]:
+    """E c(end - start), both [batch, *data], for a convex c: one of `COSTS`, or a function [batch, *data] -> [batch].
 
     >>> import jax.numpy as jnp
     >>> float(transport_cost(jnp.zeros((2, 2)), jnp.ones((2, 2)), absolute))
@@ -122,9 +118,9 @@ def refuse_other_clocks(process: Process) -> None:
     ends = [float(f(t)) for t in (process.t_noise, process.t_data) for f in (process.alpha, process.sigma)]
     if (process.t_noise, process.t_data) != (0.0, 1.0) or ends != [0.0, 1.0, 1.0, 0.0]:
         raise ValueError(
-            "rectification needs a path on the unit clock that starts at pure noise (alpha = 0, sigma = 1 at t = 0) and "
-            f"ends at clean data, such as RectifiedFlow(); {process} has alpha = {ends[0]:.3g}, sigma = {ends[1]:.3g} at "
-            f"its noise end t = {process.t_noise:g}."
+            "rectification needs a path on the unit clock from pure noise (alpha = 0, sigma = 1 at t = 0) to clean "
+            f"data, such as RectifiedFlow(); {process} has alpha = {ends[0]:.3g}, sigma = {ends[1]:.3g} at its noise "
+            f"end t = {process.t_noise:g}."
         )
 
 

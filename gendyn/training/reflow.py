@@ -22,26 +22,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from gendyn import samplers
-from gendyn.data import npz
-from gendyn.files import read_json, write_json, write_npz
-from gendyn.samplers import SamplerPlan, straightness
+from gendyn.files import read_json, write_json
+from gendyn.samplers import straightness
 from gendyn.training.checkpoint import Checkpoints
 from gendyn.training.experiment import Experiment
 from gendyn.training.loop import Callback, Outcome, fit
 from gendyn.training.rounds import Round
 from gendyn.training.runs import Model, describe, differences, load, open_run
-from gendyn.training.sampling import class_labels, guided, pairs
+from gendyn.training.sampling import guided
+from gendyn.training.step import check_parameters
+from gendyn.training.stored_pairs import seed_of, store, stored
+from gendyn.training.straightening import Row, distilled_row, fine_paths, flow_row
 
 Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(what, total) -> a context that gives a function of the number done."""
-Row: TypeAlias = dict[str, Any]
-SHARD = 1024  # pairs in a file: what a kill can cost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,9 +164,10 @@ def stages(asked: Reflow) -> list[Stage]:
     return [*flows, *([Stage(number=asked.rounds, nodes=asked.distill)] if asked.distill else [])]
 
 
-def check(model: Model, experiment: Experiment, asked: Reflow) -> SamplerPlan:
-    """Refuse, before anything is made, what cannot be rectified; the plan that makes the pairs."""
+def check(model: Model, experiment: Experiment, asked: Reflow) -> None:
+    """Refuse, before anything is made, what cannot be rectified."""
     Round(start="", pairs="", noise_levels=asked.noise_levels)(experiment)
+    check_parameters(experiment, model.denoiser.params)
     straightness.refuse_other_clocks(model.process)
     if model.denoiser.singular(np.zeros(1)).any():
         raise ValueError(
@@ -182,10 +182,9 @@ def check(model: Model, experiment: Experiment, asked: Reflow) -> SamplerPlan:
         raise ValueError(f"{asked.sampler} draws noise; the pairs of reflow are ends of the ODE, so use euler or heun.")
     if float(plan.t[0]) != model.process.t_noise:
         raise ValueError(
-            f"grid {asked.grid} starts at t = {float(plan.t[0]):.3g} as if that were pure noise, which puts a bias into "
-            "every pair; use uniform_t, which starts at 0."
+            f"grid {asked.grid} starts at t = {float(plan.t[0]):.3g} as if that were pure noise, which puts a bias "
+            "into every pair; use uniform_t, which starts at 0."
         )
-    return plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,13 +207,11 @@ class _Work:
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"{self.out} is a file; name a directory.")
         if path.exists():
-            old = read_json(path)
-            changed = differences(*({**o["asked"], **{f"config.{k}": v for k, v in o["config"].items()}} for o in (old, new)))
-            if changed:
+            if changed := differences(*(_flat(described) for described in (read_json(path), new))):
                 listing = "\n".join(changed)
                 raise ValueError(
-                    f"{self.out} holds a reflow that was asked for otherwise:\n{listing}\nIts pairs and rounds were made "
-                    "with the old values; repeat those, or choose another directory."
+                    f"{self.out} holds a reflow that was asked for otherwise:\n{listing}\nIts pairs and rounds were "
+                    "made with the old values; repeat those, or choose another directory."
                 )
         elif self.out.exists() and any(self.out.iterdir()):
             raise ValueError(f"{self.out} is not empty and holds no reflow (no reflow.json); choose another directory.")
@@ -234,9 +231,8 @@ class _Work:
         experiment, folder = change(self.config.experiment()), self.out / stage.name
         if trained_to(folder) >= experiment.steps:
             return None
-        self.pairs(stage.teacher, teacher)
-        fields: dict[str, Any] = {"fields": ("base",), "num_classes": experiment.num_classes}
-        source = npz(self.out / change.pairs, **fields)
+        self.store_pairs(stage.teacher, teacher)
+        source = stored(self.out / change.pairs, experiment.num_classes)
         file = epath.Path(self.run) / "experiment.py"
         described = open_run(folder, self.config, file, self.mesh, override=False, round=change)
         return fit(
@@ -249,92 +245,49 @@ class _Work:
             meta={"config": described["config"], "round": described["round"]},
         )
 
-    def pairs(self, number: int, model: Model) -> None:
-        """Store the pairs of a round's flow, shard by shard; those on disk stay."""
-        asked, folder = self.asked, self.out / f"pairs{number}"
-        plan = samplers.plan(asked.sampler, model.process, asked.nfe, asked.grid)
-        D = self.flow(number, model)
-        with self.progress(f"pairs of round {number}", asked.pairs) as report:
-            for first in range(0, asked.pairs, SHARD):
-                rows = range(first, min(first + SHARD, asked.pairs))
-                path = folder / f"{first // SHARD:06d}.npz"
-                if not path.exists():
-                    labels = self.labels(rows, model)
-                    options = {"seed": pairs_seed(asked.seed, number), "batch_size": asked.batch, "mesh": self.mesh}
-                    base, data = pairs(D, plan, model.shape, rows=rows, labels=labels, **options)
-                    if not np.isfinite(data).all():
-                        raise ValueError(f"some pairs of round {number} are not finite; use more network calls.")
-                    write_npz(path, base=base, data=data, **({} if labels is None else {"label": labels}))
-                report(rows.stop)
+    def store_pairs(self, number: int, model: Model) -> None:
+        """The pairs of a round's flow; those on disk stay."""
+        with self.progress(f"pairs of round {number}", self.asked.pairs) as report:
+            store(
+                self.out / f"pairs{number}",
+                self.flow(number, model),
+                samplers.plan(self.asked.sampler, model.process, self.asked.nfe, self.asked.grid),
+                model.shape,
+                num=self.asked.pairs,
+                num_classes=model.num_classes,
+                seed=seed_of(self.asked.seed, number),
+                batch_size=self.asked.batch,
+                mesh=self.mesh,
+                report=report,
+            )
 
     def flow(self, number: int, model: Model) -> Any:
-        """The denoiser whose flow is rectified."""
+        """The denoiser whose flow is rectified: guided only if it is the first."""
         return guided(model.denoiser, self.asked.guidance if number == 0 else 1.0, model.num_classes)
 
-    def labels(self, rows: range, model: Model) -> np.ndarray | None:
-        """Classes in turn."""
-        return None if model.num_classes is None else class_labels(rows.stop, model.num_classes)[rows.start :]
-
-    def measure(self, stage: Stage, model: Model, teacher: Model, rows: list[Row]) -> Row:
+    def measure(self, stage: Stage, model: Model, teacher: Model, before: Sequence[Row]) -> Row:
         """The stage's row, measured once and kept beside it."""
         path = self.out / "round0.json" if stage.name == "round0" else self.out / stage.name / "straightness.json"
-        key = {"step": model.step, "weights": model.weights}
+        key = {"stage": stage.name, "step": model.step, "weights": model.weights, "measured": self.asked.measured}
         if path.exists() and key.items() <= (row := read_json(path)).items():
             return row
-        D = self.flow(stage.number, teacher if stage.nodes else model)
-        paths = self.measured_paths(D, model)
-        row = {"stage": stage.name, **key, "measured": self.asked.measured}
+        with self.progress(f"measuring {stage.name}", self.asked.measured) as report:
+            paths = fine_paths(
+                self.flow(stage.number, teacher if stage.nodes else model),
+                model.process,
+                model.shape,
+                num=self.asked.measured,
+                num_classes=model.num_classes,
+                seed=self.asked.seed,
+                batch_size=self.asked.batch,
+                report=report,
+            )
         if stage.nodes:
-            row |= self.distilled(stage.nodes, model, paths)
+            row = key | distilled_row(model.denoiser, model.process, stage.nodes, model.num_classes, paths)
         else:
-            row |= flow_row(paths, [r["straightness"] for r in rows], rows)
+            row = key | flow_row(paths, before)
         write_json(path, row)
         return row
-
-    def measured_paths(self, D: Any, model: Model) -> straightness.Paths:
-        """Fine solutions from fresh noise, the same for every stage, batch by batch, on the host."""
-        num, key = self.asked.measured, jax.random.key(pairs_seed(self.asked.seed, -1))
-        x_T = np.asarray(jax.random.normal(key, (num, *model.shape)))
-        labels, done = self.labels(range(num), model), []
-        with self.progress("measuring paths", num) as report:
-            for i in range(0, num, self.asked.batch):
-                rows = slice(i, i + self.asked.batch)
-                cond = None if labels is None else labels[rows]
-                paths = straightness.follow(model.process, D, x_T[rows], cond=cond)
-                done.append(jax.tree.map(np.asarray, paths))
-                report(min(i + self.asked.batch, num))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
-
-    def distilled(self, nodes: int, model: Model, teacher: straightness.Paths) -> Row:
-        """A distilled model against the fine solution of its teacher."""
-        plan = samplers.plan("euler", model.process, nodes, "uniform_t")
-        labels = self.labels(range(len(teacher.start)), model)
-        end = np.asarray(samplers.run(plan, model.denoiser, teacher.start, cond=labels))
-        return costs(teacher.start, end) | {"nfe": nodes, "rmse": _rms((end - teacher.end) ** 2)}
-
-
-def flow_row(paths: straightness.Paths, before: Sequence[float], rows: Sequence[Row]) -> Row:
-    """Straightness, costs and one-step error of a flow, and the bound on the straightest of all so far.
-
-    The bound's cost is that of independent pairs, E|data|^2 + E|base|^2 with the first flow's own samples as data.
-    """
-    entries = paths.start[0].size
-    bend = float(paths.bend.mean())
-    independent = rows[0]["independent"] if rows else float(straightness.squared(paths.end).mean()) + entries
-    flows = len(before) + 1
-    bound = {"straightest": min([*before, bend]), "bound": independent / flows}
-    one_step = {"nfe": 1, "rmse": float(np.sqrt(paths.leap.mean() / entries))}
-    return {"straightness": bend, **costs(paths.start, paths.end), **one_step, "independent": independent, **bound}
-
-
-def costs(start: np.ndarray, end: np.ndarray) -> dict[str, float]:
-    """Every cost of `straightness.COSTS`."""
-    return {name: float(straightness.transport_cost(start, end, c)) for name, c in straightness.COSTS.items()}
-
-
-def pairs_seed(seed: int, number: int) -> int:
-    """The seed of a round's pairs (-1: of the measured starts), apart from those that people give to `gendyn sample`."""
-    return int(np.random.SeedSequence([seed, number + 1, 2209, 3003]).generate_state(1)[0] >> 1)
 
 
 def trained_to(folder: epath.Path) -> int:
@@ -343,5 +296,6 @@ def trained_to(folder: epath.Path) -> int:
     return max(Checkpoints(stored, read_only=True).steps(), default=0) if stored.exists() else 0
 
 
-def _rms(squares: np.ndarray) -> float:
-    return float(np.sqrt(squares.mean()))
+def _flat(described: dict[str, Any]) -> dict[str, Any]:
+    """What was asked and the config's values, for comparison."""
+    return described["asked"] | {f"config.{name}": value for name, value in described["config"].items()}

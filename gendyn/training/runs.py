@@ -175,7 +175,8 @@ class Model:
 
     Attributes:
         process: its path. denoiser: D(x, t, cond) with the chosen weights. shape: of one example.
-        decode: states to what is written (uint8 images). config: the run's config object; experiment: `read_experiment`.
+        decode: states to what is written (uint8 images). config: the run's config object; experiment: what it makes
+            (a round of reflow: what it trained).
         num_classes: classes of a conditional model, else None; the null class is that number.
         step: of the checkpoint. weights: which weights were chosen, in words.
     """

@@ -72,21 +72,21 @@ def pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples number `rows` of a seed with the unit noise that each started from: (noise, sample), [len(rows), *shape].
 
-    As `sample`: pair i depends neither on its neighbours nor on the batch size, so a set of pairs may be made in pieces.
+    As `sample`: pair i depends neither on its neighbours nor on the batch size, so pairs may be made in pieces.
     """
     mesh = distributed.data_mesh() if mesh is None else mesh
     denoiser = _on(mesh, denoiser)
     ways, num = mesh.shape[distributed.DATA], len(rows)
     batch_size = -(-min(batch_size, num) // ways) * ways
-    done = [(np.zeros((0, *shape), np.float32),) * 2]
+    noise, samples = ([np.zeros((0, *shape), np.float32)] for _ in range(2))
     for start in range(0, num, batch_size):
         places = np.minimum(np.arange(start, start + batch_size), num - 1)
-        cond = jax.tree.map(lambda a: np.asarray(a)[places], labels)
+        cond = jax.tree.map(lambda a, places=places: np.asarray(a)[places], labels)
         both = _batch(denoiser, plan, shape, seed, np.asarray(rows)[places], cond, mesh)
-        done.append(tuple(np.asarray(x)[: num - start] for x in both))
+        for kept, new in zip((noise, samples), both, strict=True):
+            kept.append(np.asarray(new)[: num - start])
         report(min(start + batch_size, num))
-    noise, x = (np.concatenate(parts) for parts in zip(*done, strict=True))
-    return noise, x
+    return np.concatenate(noise), np.concatenate(samples)
 
 
 def _batch(

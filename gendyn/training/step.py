@@ -124,16 +124,14 @@ def init_state(experiment: Experiment, mesh: Mesh, init: Any = None) -> TrainSta
     if init is None:
         params = initialise(experiment.network, _keys(experiment)[0], shardings=whole)
     else:
-        params = jax.device_put(_given(experiment, init), whole)
+        check_parameters(experiment, init)
+        # Copies: the state is donated, and what was given must survive.
+        params = jax.device_put(jax.tree.map(lambda a: np.array(a, np.float32), init), whole)
     return jax.jit(lambda params: _first_state(experiment, params), out_shardings=whole)(params)
 
 
-def _given(experiment: Experiment, init: Any) -> Any:
-    """Given parameters as fresh arrays of the network's dtypes: the state is donated, the given ones must survive.
-
-    Raises:
-        ValueError: parameters of another network, naming the first that differs.
-    """
+def check_parameters(experiment: Experiment, init: Any) -> None:
+    """Refuse parameters of another network, naming the first that differs."""
     abstract = jax.eval_shape(experiment.network.init, _keys(experiment)[0])
     wanted, found = (dict(paths(tree)) for tree in (abstract, init))
     for name in sorted(wanted.keys() | found.keys()):
@@ -143,7 +141,6 @@ def _given(experiment: Experiment, init: Any) -> Any:
                 f"the initial parameters are of another network: {name} is {shapes[0]} there and {shapes[1]} here; "
                 "train with the network they come from, or start from fresh ones."
             )
-    return jax.tree.map(lambda a, like: np.array(a, like.dtype), init, abstract)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

@@ -137,7 +137,10 @@ def test_the_shift_is_the_published_map_on_rectified_flow(x64):
     np.testing.assert_allclose(same.quantile(process, u), plain.quantile(process, u), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("make", "words"), [(lambda: noise_levels.Nodes(k=0), "at least one"), (lambda: noise_levels.Shifted(shift=0.0), "positive")])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(lambda: noise_levels.Nodes(k=0), "at least one"), (lambda: noise_levels.Shifted(shift=0.0), "positive")],
+)
 def test_impossible_values_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -116,8 +116,11 @@ def test_entropic_ot_draws_from_the_gibbs_law_of_permutations():
     keys = jax.random.split(jax.random.key(4), 6000)
     permutations = list(itertools.permutations(range(4)))
     energy = np.array([cost(base[np.array(pi)], data) for pi in permutations])
-    for cond, allowed in ((None, np.ones(24, bool)), (jnp.asarray([0, 1, 1, 1]), np.array([p[0] == 0 for p in permutations]))):
-        paired = np.asarray(jax.vmap(lambda key: law(key, base, data, cond))(keys))
+    for cond, allowed in (
+        (None, np.ones(24, bool)),
+        (jnp.asarray([0, 1, 1, 1]), np.array([p[0] == 0 for p in permutations])),
+    ):
+        paired = np.asarray(jax.vmap(lambda key, cond=cond: law(key, base, data, cond))(keys))
         found = (paired[:, :, None] == np.asarray(base)[None, None]).all(-1).argmax(-1)
         counts = np.array([(found == pi).all(1).sum() for pi in permutations])
         expected = np.where(allowed, np.exp(-(energy - energy.min()) / 3.0), 0.0)
@@ -129,7 +132,9 @@ def test_entropic_ot_draws_from_the_gibbs_law_of_permutations():
 
 def test_entropic_ot_tends_to_the_optimum_as_it_cools(batch):
     base, data, _ = batch
-    costs = [cost(couplings.EntropicOT(reg=reg, sweeps=2000)(jax.random.key(0), base, data), data) for reg in (100, 1, 0.01)]
+    costs = [
+        cost(couplings.EntropicOT(reg=reg, sweeps=2000)(jax.random.key(0), base, data), data) for reg in (100, 1, 0.01)
+    ]
     assert costs[0] > costs[1] > costs[2] >= optimum(base, data) * (1 - 1e-6)
     assert costs[2] < 1.1 * optimum(base, data)
 

@@ -59,7 +59,7 @@ def test_the_squared_cost_falls_by_straightness_and_loss(paths, independent):
 
 
 def test_the_best_of_K_rectifications_is_straight_to_one_over_K(paths, independent):
-    """min over k <= K of S(Z^k) <= E|data - base|^2/K, here for K = 1, the only flow whose velocity is in closed form."""
+    """min over k <= K of S(Z^k) <= E|data - base|^2/K; here K = 1, the only flow whose velocity is in closed form."""
     assert paths.bend.mean() <= st.squared(independent[1] - independent[0]).mean()
 
 
