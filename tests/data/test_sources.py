@@ -185,7 +185,7 @@ def test_a_folder_of_npz_is_one_source_in_order_of_name_with_its_fields(tmp_path
     with pytest.raises(ValueError, match="fields="):
         npz(tmp_path, fields=("noise",))
     np.savez(tmp_path / "c.npz", data=data)
-    with pytest.raises(ValueError, match="some .npz files in .* have labels and others none"):
+    with pytest.raises(ValueError, match=r"some .npz files in .* have labels and others none"):
         npz(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no .npz files"):
         npz(tmp_path / "..", fields=())
