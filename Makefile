@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
 export UV_PYTHON_DOWNLOADS = never
 
-.PHONY: setup digits test test-slow check lint types docs notebooks matrix bench ci constraints clean
+.PHONY: setup digits experiments test test-slow check lint types docs notebooks matrix bench ci constraints clean
 
 setup: .venv/.ok
 
@@ -26,6 +26,17 @@ digits: .venv/.ok
 	$(BIN)/gendyn train digits_edm --out $(RUN)
 	$(BIN)/gendyn sample $(RUN)
 	$(BIN)/gendyn evaluate $(RUN)
+
+# Long experiments, one target each: a target is a command line that resumes, so `make experiments` goes on where it stopped.
+# To add one, write its target and its name here.
+EXPERIMENTS := reflow_mixture
+
+experiments: $(EXPERIMENTS:%=experiment-%)
+
+experiment-reflow_mixture: .venv/.ok
+	$(BIN)/gendyn train reflow_mixture --out runs/reflow_mixture
+	$(BIN)/gendyn reflow runs/reflow_mixture --out runs/reflow_mixture/reflow --rounds 2 --pairs 20000 --nfe 50 \
+		--distill 1 --measured 4096 --batch 2048
 
 # The whole story: style, types, every test but the slow ones; docs build and notebook are among the tests.
 test: lint types check

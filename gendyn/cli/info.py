@@ -9,7 +9,7 @@ import tyro
 from etils import epath
 
 from gendyn.cli.common import parse
-from gendyn.training import Checkpoints, read_config, read_metrics
+from gendyn.training import Checkpoints, read_experiment, read_metrics
 from gendyn.training.runs import stored_config
 from gendyn.tree import paths
 
@@ -27,15 +27,16 @@ class Info:
 def run(argv: list[str]) -> int:
     options: Info = parse(Info, argv, prog="gendyn info", description=Info.__doc__ or "")
     folder = epath.Path(options.run)
-    config = read_config(folder)
+    experiment = read_experiment(folder)
     described = stored_config(folder)
-    experiment = config.experiment()
     abstract = jax.eval_shape(experiment.network.init, jax.random.key(0))
     rows = read_metrics(folder)
     steps = Checkpoints(folder / "checkpoints", read_only=True).steps() if (folder / "checkpoints").exists() else []
     print(f"{folder}")
     for name, value in described["config"].items():
         print(f"  {name} = {value!r}")
+    if round := described.get("round"):
+        print(f"round       {', '.join(f'{k} {v}' for k, v in round.items() if v is not None)}")
     print(f"process     {experiment.process}")
     print(f"data        {tuple(experiment.shape)}, classes {experiment.num_classes}")
     print(f"parameters  {sum(a.size for a in jax.tree.leaves(abstract)):,}")

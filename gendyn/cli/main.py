@@ -16,6 +16,7 @@ COMMANDS = {
     "statistics": "measure a run's model for DPM-Solver-v3",
     "tune": "fit a sampler of few calls to a run's model",
     "study": "compare samplers, grids and numbers of calls on a run",
+    "reflow": "straighten a run's flow by training on its own pairs, and distil it",
     "info": "what a run is made of",
 }
 """Command -> one line; each is `gendyn/cli/COMMAND.py` with `run(argv) -> exit status`."""

@@ -71,7 +71,7 @@ def _usage() -> str:
 
 def train(config: Any, options: Options, path: Any) -> int:
     experiment = config.experiment()
-    mesh = distributed.data_mesh(_devices(options.devices))
+    mesh = distributed.data_mesh(devices(options.devices))
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     plan_for(experiment.process, experiment.sampling)
     if options.dry_run:
@@ -97,7 +97,7 @@ def train(config: Any, options: Options, path: Any) -> int:
     return 0
 
 
-def _devices(count: int | None) -> list[jax.Device] | None:
+def devices(count: int | None) -> list[jax.Device] | None:
     if count is None:
         return None
     if not 1 <= count <= jax.device_count():

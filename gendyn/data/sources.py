@@ -12,7 +12,7 @@ ever guessed: floating data is taken as it is; `uint8` means pixels 0..255 and l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -108,16 +108,42 @@ def arrays(
     return Arrays(data=data, labels=labels.astype(np.int32), num_classes=classes, **extra)
 
 
-def npz(path: str | Path, *, data: str = "data", label: str | None = "label") -> Arrays:
-    """A source from two entries of an `.npz` file. No entry "label": no labels; label=None ignores it."""
+def npz(
+    path: str | Path,
+    *,
+    data: str = "data",
+    label: str | None = "label",
+    fields: Sequence[str] = (),
+    num_classes: int | None = None,
+) -> Arrays:
+    """A source from the entries of an `.npz` file, or of all those in a folder, end to end in order of name.
+
+    No entry "label": no labels; label=None ignores it. `fields` are further entries that go with the examples, such
+    as "base", the other end of stored pairs. `num_classes` as in `arrays`. All of it is held in memory.
+    """
     path = existing(path)
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise FileNotFoundError(f"no .npz files in {path.absolute()}: check the path")
+    parts = [_entries(file, data, label, fields) for file in files]
+    if len({frozenset(part) for part in parts}) > 1:
+        raise ValueError(f"some .npz files in {path} have labels and others none; pass label=None, or complete them")
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values, labels = whole.pop("data"), whole.pop("label", None)
+    return arrays(values, labels, num_classes=num_classes, fields=whole)
+
+
+def _entries(path: Path, data: str, label: str | None, fields: Sequence[str]) -> dict[str, np.ndarray]:
+    """The asked entries of one file, under the names that a source gives them."""
     if not is_zipfile(path):
         raise CorruptData(f"{path} is not a complete .npz file; write it again with np.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
-            values = file[required(data, file.files, f"entry in {path}", "data=")]
-            name = optional(label, file.files, f"entry in {path}", "label=")
-            return arrays(values, None if name is None else file[name])
+            what = f"entry in {path}"
+            found = {"data": file[required(data, file.files, what, "data=")]}
+            if (name := optional(label, file.files, what, "label=")) is not None:
+                found["label"] = file[name]
+            return found | {field: file[required(field, file.files, what, "fields=")] for field in fields}
     except (BadZipFile, ZlibError, EOFError, OSError) as error:
         raise CorruptData(f"{path} is damaged ({error}); write it again with np.savez") from error
 

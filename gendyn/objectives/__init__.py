@@ -33,6 +33,9 @@ NOISE_LEVELS = {
     "uniform_t": noise_levels.UniformT,
     "uniform_lam": noise_levels.UniformLam,
     "cosine": noise_levels.Cosine,
+    "u_shaped": noise_levels.UShaped,
+    "shifted": noise_levels.Shifted,
+    "nodes": noise_levels.Nodes,
 }
 """Name -> density; wrap any of them in `noise_levels.Stratified`."""
 

@@ -106,6 +106,59 @@ class Cosine(_Independent):
 
 
 @constant
+class UShaped(_Independent):
+    """Mass at both ends of the clock: density proportional to e^{a s} + e^{a (1 - s)} in the fraction s of the clock.
+
+    For reflow, whose pairs leave little to learn in the middle: Lee et al. 2024, "Improving the Training of Rectified
+    Flows" (arXiv 2405.20320), a = 4. Its distribution function is 1/2 + sinh(a (s - 1/2))/(2 sinh(a/2)).
+    """
+
+    a: float = 4.0
+
+    def quantile(self, process: Process, u: Any) -> Any:
+        fraction = 0.5 + jnp.arcsinh((2 * u - 1) * np.sinh(self.a / 2)) / self.a
+        return process.t_data + fraction * (process.t_noise - process.t_data)
+
+
+@constant
+class Shifted(_Independent):
+    """Any density with sigma/alpha multiplied by `shift`: the resolution shift of Esser et al. 2024 (arXiv 2403.03206).
+
+    On rectified flow a fraction s of the way to the noise becomes shift s/(1 + (shift - 1) s). Larger images need
+    more noise to be as unrecognisable; 3 is the published choice at 1024 x 1024.
+    """
+
+    levels: NoiseLevels = LogitNormal()
+    shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shift multiplies sigma/alpha and must be positive; got {self.shift}.")
+
+    def quantile(self, process: Process, u: Any) -> Any:
+        return process.t_of_lam(process.lam(self.levels.quantile(process, u)) - float(np.log(self.shift)))
+
+
+@constant
+class Nodes(_Independent):
+    """k equally likely times, where an Euler sampler of k equal steps calls the network; k = 1 is pure noise alone.
+
+    They cut the clock into k parts, each node the noisier end of its part: {0, 1/k, ..., (k - 1)/k} for rectified flow,
+    the levels of k-step distillation in Liu et al. 2023 (arXiv 2209.03003).
+    """
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"distillation needs at least one node; got k = {self.k}.")
+
+    def quantile(self, process: Process, u: Any) -> Any:
+        fraction = jnp.minimum(jnp.floor(u * self.k) + 1, self.k) / self.k
+        return process.t_data + fraction * (process.t_noise - process.t_data)
+
+
+@constant
 class Stratified:
     """Any density with u_i = (i + U)/n, one shared offset U: the batch covers the levels evenly, at lower variance.
 

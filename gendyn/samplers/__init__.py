@@ -13,7 +13,7 @@ reuses the compiled program. Solvers read (alpha, sigma) at the nodes and nothin
 To add a solver: one file with one such function, and one line in `recipes.SAMPLERS`.
 """
 
-from gendyn.samplers import grids, statistics, study, tuning
+from gendyn.samplers import grids, statistics, straightness, study, tuning
 from gendyn.samplers.adaptive import Solution, decode, encode, odeint, sdeint
 from gendyn.samplers.brownian import brownian
 from gendyn.samplers.consistency import consistency
@@ -118,6 +118,7 @@ __all__ = [
     "seeds",
     "stack",
     "statistics",
+    "straightness",
     "study",
     "times",
     "tune",

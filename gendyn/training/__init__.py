@@ -13,7 +13,9 @@ from gendyn.training.checkpoint import Checkpoints
 from gendyn.training.experiment import Config, Experiment, Sampling, resolve
 from gendyn.training.logs import MetricsLog, ProgressLine, read_metrics
 from gendyn.training.loop import Diverged, Outcome, fit
-from gendyn.training.runs import Model, differences, load, load_config_class, open_run, read_config
+from gendyn.training.reflow import Reflow, reflow
+from gendyn.training.rounds import Round
+from gendyn.training.runs import Model, differences, load, load_config_class, open_run, read_config, read_experiment
 from gendyn.training.sampling import class_labels, conditions, guided, plan_for, sample
 from gendyn.training.schedules import SCHEDULES, adamw, schedule
 from gendyn.training.step import TrainState, abstract_state, build, compiled_step, init_state, train_step
@@ -28,6 +30,8 @@ __all__ = [
     "Model",
     "Outcome",
     "ProgressLine",
+    "Reflow",
+    "Round",
     "Sampling",
     "TrainState",
     "abstract_state",
@@ -46,7 +50,9 @@ __all__ = [
     "open_run",
     "plan_for",
     "read_config",
+    "read_experiment",
     "read_metrics",
+    "reflow",
     "resolve",
     "sample",
     "schedule",

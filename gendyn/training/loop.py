@@ -71,6 +71,7 @@ def fit(
     *,
     mesh: Mesh | None = None,
     source: Source | None = None,
+    init: Any = None,
     callbacks: Sequence[Callback] = (),
     meta: dict[str, Any] | None = None,
     stop_at: int | None = None,
@@ -86,6 +87,7 @@ def fit(
         folder: run directory, local or gs://.
         mesh: devices; all by default.
         source: the training data, if it is open already.
+        init: parameters that a fresh run starts from (another model's); a checkpoint in `folder` goes before them.
         callbacks: called every `experiment.sample_every` steps and at the end.
         meta: JSON values stored in every checkpoint (the resolved config).
         stop_at: end early at this step (the run stays resumable).
@@ -105,7 +107,8 @@ def fit(
     start = 0 if restored is None else int(restored.step)
     if snapshots and restored is not None:
         snapshots.forget(after=start)
-    state, step_fn, batches = build(experiment, mesh=mesh, start=start, source=source)
+    init = init if restored is None else None
+    state, step_fn, batches = build(experiment, mesh=mesh, start=start, source=source, init=init)
     state = state if restored is None else restored
     end = min(experiment.steps, stop_at or experiment.steps)
     log = MetricsLog(folder, start=start, wandb=wandb)

@@ -27,6 +27,7 @@ from gendyn.files import read_json, write_atomic, write_json
 from gendyn.training import ema as averages
 from gendyn.training.checkpoint import Checkpoints, first_line
 from gendyn.training.experiment import Experiment
+from gendyn.training.rounds import Round
 from gendyn.training.step import abstract_state
 
 PACKAGES = ("gendyn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -50,10 +51,11 @@ def load_config_class(path: epath.PathLike) -> type:
     return config
 
 
-def describe(config: Any, mesh: Any = None) -> dict[str, Any]:
+def describe(config: Any, mesh: Any = None, round: Round | None = None) -> dict[str, Any]:
     """What is written to config.json: resolved fields, versions, platform, devices, command."""
     return {
         "config": _plain(dataclasses.asdict(config)),
+        **({} if round is None else {"round": _plain(dataclasses.asdict(round))}),
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "mesh": dict(mesh.shape) if mesh is not None else None,
@@ -85,10 +87,23 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _asked(described: dict[str, Any]) -> dict[str, Any]:
+    """What makes one run differ from another: its config and, in a round of reflow, what the round changes."""
+    return described["config"] | {f"round.{k}": v for k, v in described.get("round", {}).items()}
+
+
 def open_run(
-    folder: epath.PathLike, config: Any, source_file: epath.PathLike, mesh: Any, *, override: bool
+    folder: epath.PathLike,
+    config: Any,
+    source_file: epath.PathLike,
+    mesh: Any,
+    *,
+    override: bool,
+    round: Round | None = None,
 ) -> dict[str, Any]:
     """Create a run directory, or check that an existing one is of the same config; returns its description.
+
+    `round` is what a round of reflow changes in the config's experiment; an ordinary run has none.
 
     Raises:
         ValueError: the directory holds a run of another config (the difference is listed) and `override` is not given,
@@ -97,10 +112,10 @@ def open_run(
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; name a directory.")
-    described = describe(config, mesh)
+    described = describe(config, mesh, round)
     stored = folder / "config.json"
     if stored.exists():
-        changed = differences(stored_config(folder)["config"], described["config"])
+        changed = differences(_asked(stored_config(folder)), _asked(described))
         if changed and not override:
             listing = "\n".join(changed)
             raise ValueError(
@@ -148,13 +163,20 @@ def read_config(folder: epath.PathLike) -> Any:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def read_experiment(folder: epath.PathLike, config: Any = None) -> Experiment:
+    """The experiment of a run directory: what its config makes, as changed by its round of reflow if it is one."""
+    config, round = read_config(folder) if config is None else config, stored_config(folder).get("round")
+    return config.experiment() if round is None else Round(**round)(config.experiment())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
     """A trained model, ready to sample.
 
     Attributes:
         process: its path. denoiser: D(x, t, cond) with the chosen weights. shape: of one example.
-        decode: states to what is written (uint8 images). config: the run's config object; experiment: what it makes.
+        decode: states to what is written (uint8 images). config: the run's config object; experiment: what it makes
+            (a round of reflow: what it trained).
         num_classes: classes of a conditional model, else None; the null class is that number.
         step: of the checkpoint. weights: which weights were chosen, in words.
     """
@@ -189,7 +211,7 @@ def load(run_dir: epath.PathLike, ema: float | None = None, step: int | None = N
     """
     folder = epath.Path(run_dir)
     config = read_config(folder)
-    experiment = config.experiment()
+    experiment = read_experiment(folder, config)
     if not (folder / "checkpoints").exists():
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first.")
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)

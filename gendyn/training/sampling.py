@@ -59,33 +59,73 @@ def sample(
         labels: conditions, [num] (or a tree of such), or None.
         report: called with the number of samples done after every batch.
     """
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "mesh": mesh, "report": report}
+    return _ends(denoiser, plan, shape, rows=range(num), labels=labels, **options)[1]
+
+
+def pairs(
+    denoiser: Any,
+    plan: SamplerPlan,
+    shape: tuple[int, ...],
+    *,
+    rows: range,
+    labels: Any = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples number `rows` of a seed with the unit noise that each started from: (noise, sample), [len(rows), *shape].
+
+    As `sample`: pair i depends neither on its neighbours nor on the batch size, so pairs may be made in pieces.
+    """
+    x_T, x = _ends(
+        denoiser, plan, shape, rows=rows, labels=labels, seed=seed, batch_size=batch_size, mesh=mesh, report=report
+    )
+    return x_T / np.float32(plan.process.sigma(float(plan.t[0]))), x
+
+
+def _ends(
+    denoiser: Any,
+    plan: SamplerPlan,
+    shape: tuple[int, ...],
+    *,
+    rows: range,
+    labels: Any,
+    seed: int,
+    batch_size: int,
+    mesh: Mesh | None,
+    report: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(x_T, x) of the numbered rows, on the host."""
     mesh = distributed.data_mesh() if mesh is None else mesh
     denoiser = _on(mesh, denoiser)
-    ways = mesh.shape[distributed.DATA]
+    ways, num = mesh.shape[distributed.DATA], len(rows)
     batch_size = -(-min(batch_size, num) // ways) * ways
-    done = [np.zeros((0, *shape), np.float32)]
+    starts, ends = ([np.zeros((0, *shape), np.float32)] for _ in range(2))
     for start in range(0, num, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), num - 1)
-        x = _batch(denoiser, plan, shape, seed, rows, labels, mesh)
-        done.append(np.asarray(x)[: num - start])
+        places = np.minimum(np.arange(start, start + batch_size), num - 1)
+        cond = jax.tree.map(lambda a, places=places: np.asarray(a)[places], labels)
+        both = _batch(denoiser, plan, shape, seed, np.asarray(rows)[places], cond, mesh)
+        for kept, new in zip((starts, ends), both, strict=True):
+            kept.append(np.asarray(new)[: num - start])
         report(min(start + batch_size, num))
-    return np.concatenate(done)
+    return np.concatenate(starts), np.concatenate(ends)
 
 
 def _batch(
     denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, mesh: Mesh
-) -> Any:
+) -> tuple[Any, Any]:
     cut = distributed.split(mesh)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
     priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     prior = plan.process.sample_prior
     x_T = jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(priors)
-    cond = jax.tree.map(lambda a: np.asarray(a)[rows], cond)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
     if hasattr(denoiser, "anchor"):
         mu = denoiser.anchor(cond)
-        return restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
-    return samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+        return x_T, restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
+    return x_T, samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
 
 
 def _on(mesh: Mesh, denoiser: Any) -> Any:

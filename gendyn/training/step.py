@@ -19,7 +19,7 @@ from gendyn.data import Source, batches
 from gendyn.networks import initialise
 from gendyn.training import ema
 from gendyn.training.experiment import Config, Experiment, resolve
-from gendyn.tree import pytree
+from gendyn.tree import paths, pytree
 
 Metrics: TypeAlias = dict[str, Array]
 Step: TypeAlias = Callable[["TrainState", dict[str, Array]], tuple["TrainState", Metrics]]
@@ -45,7 +45,12 @@ class TrainState:
 
 
 def build(
-    config: Config | Experiment, *, mesh: Mesh | None = None, start: int = 0, source: Source | None = None
+    config: Config | Experiment,
+    *,
+    mesh: Mesh | None = None,
+    start: int = 0,
+    source: Source | None = None,
+    init: Any = None,
 ) -> tuple[TrainState, Step, Iterator[dict[str, Array]]]:
     """Make the three things a training loop is made of.
 
@@ -54,6 +59,7 @@ def build(
         mesh: devices; all of them by default.
         start: the step whose batch comes first (for resuming; the state is restored separately).
         source: the training data, if it is open already.
+        init: parameters to start from (another run's) instead of fresh ones.
 
     Returns:
         (state, step, batches): state sharded from birth, `step(state, batch) -> (state, metrics)` compiled with the
@@ -81,7 +87,7 @@ def build(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return init_state(experiment, mesh), compiled_step(experiment, mesh), distributed.place(loader, mesh)
+    return init_state(experiment, mesh, init), compiled_step(experiment, mesh), distributed.place(loader, mesh)
 
 
 def check_source(experiment: Experiment, source: Source) -> None:
@@ -114,11 +120,29 @@ def needs(experiment: Experiment) -> tuple[str, ...]:
     return tuple(getattr(experiment.objective, "needs", ()))
 
 
-def init_state(experiment: Experiment, mesh: Mesh) -> TrainState:
-    """The first state, every leaf born with its final sharding."""
+def init_state(experiment: Experiment, mesh: Mesh, init: Any = None) -> TrainState:
+    """The first state, every leaf born with its final sharding; from the parameters `init` (copied) if given."""
     whole = distributed.replicated(mesh)
-    params = initialise(experiment.network, _keys(experiment)[0], shardings=whole)
+    if init is None:
+        params = initialise(experiment.network, _keys(experiment)[0], shardings=whole)
+    else:
+        check_parameters(experiment, init)
+        # Copies: the state is donated, and what was given must survive.
+        params = jax.device_put(jax.tree.map(lambda a: np.array(a, np.float32), init), whole)
     return jax.jit(lambda params: _first_state(experiment, params), out_shardings=whole)(params)
+
+
+def check_parameters(experiment: Experiment, init: Any) -> None:
+    """Refuse parameters of another network, naming the first that differs."""
+    abstract = jax.eval_shape(experiment.network.init, _keys(experiment)[0])
+    wanted, found = (dict(paths(tree)) for tree in (abstract, init))
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [str(list(side[name].shape)) if name in side else "absent" for side in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the initial parameters are of another network: {name} is {shapes[0]} there and {shapes[1]} here; "
+                "train with the network they come from, or start from fresh ones."
+            )
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

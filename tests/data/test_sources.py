@@ -169,3 +169,23 @@ def test_every_named_source_opens_lazily():
     with pytest.raises(ValueError, match=r"no source 'imagenet', choose one of .*'digits'"):
         open_source("imagenet")
     assert len(open_source("synthetic2d", name="moons", n=10)) == 10
+
+
+def test_a_folder_of_npz_is_one_source_in_order_of_name_with_its_fields(tmp_path, rng):
+    data, base = rng.standard_normal([2, 7, 2]).astype(np.float32)
+    label = np.array([0, 1, 0, 1, 0, 1, 0])
+    for name, rows in (("b", slice(3, 7)), ("a", slice(0, 3))):
+        np.savez(tmp_path / f"{name}.npz", data=data[rows], label=label[rows], base=base[rows])
+    (tmp_path / ".c.npz.17.tmp").write_bytes(b"half")
+    source = npz(tmp_path, fields=("base",), num_classes=3)
+    assert (len(source), source.num_classes) == (7, 3)
+    batch = source.take(np.arange(7))
+    for found, wanted in ((batch["data"], data), (batch["base"], base), (batch["label"], label)):
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(ValueError, match="fields="):
+        npz(tmp_path, fields=("noise",))
+    np.savez(tmp_path / "c.npz", data=data)
+    with pytest.raises(ValueError, match=r"some .npz files in .* have labels and others none"):
+        npz(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no .npz files"):
+        npz(tmp_path / "..", fields=())

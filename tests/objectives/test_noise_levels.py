@@ -22,14 +22,30 @@ def logit(u):
     return np.log(u / (1 - u))
 
 
+class UShape(stats.rv_continuous):
+    """Density proportional to e^{3 s} + e^{3 (1 - s)} on [0, 1], integrated numerically by scipy."""
+
+    def _pdf(self, s):
+        return (np.exp(3 * s) + np.exp(3 * (1 - s))) / (2 * (np.exp(3.0) - 1) / 3)
+
+
 LAWS = {
     "lognormal": (noise_levels.LogNormal(), lambda p, t: -p.lam(t), stats.norm(-1.2, 1.2)),
     "logit_normal": (noise_levels.LogitNormal(mean=0.3), lambda p, t: logit(fraction(p, t)), stats.norm(0.3, 1)),
     "uniform_t": (noise_levels.UniformT(), fraction, stats.uniform(1e-5, 1 - 1e-5)),
     "uniform_lam": (noise_levels.UniformLam(low=-2, high=3), lambda p, t: p.lam(t), stats.uniform(-2, 5)),
     "cosine": (noise_levels.Cosine(), lambda p, t: p.lam(t), stats.hypsecant()),
+    "u_shaped": (noise_levels.UShaped(a=3.0), fraction, UShape(a=0.0, b=1.0)),
+    "shifted": (
+        noise_levels.Shifted(levels=noise_levels.LogNormal(), shift=3.0),
+        lambda p, t: -p.lam(t),
+        stats.norm(-1.2 + np.log(3), 1.2),
+    ),
+    "nodes": (noise_levels.Nodes(k=4), lambda p, t: np.round(4 * fraction(p, t), 6), stats.randint(1, 5)),
 }
 """Density -> (value, statistic of (process, t), its law); sech(lam)/pi for the cosine density."""
+SMOOTH = [name for name in LAWS if name != "nodes"]
+RISING_IN_T = {"lognormal", "logit_normal", "uniform_t", "u_shaped", "shifted"}
 
 
 def test_every_density_in_the_list_has_its_law_tested():
@@ -39,7 +55,7 @@ def test_every_density_in_the_list_has_its_law_tested():
 
 
 @pytest.mark.parametrize("path", ["edm", "rectified_flow", "vp_discrete"])
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", SMOOTH)
 def test_samples_follow_the_stated_law(name, path, x64):
     """Kolmogorov-Smirnov on 4000 draws at p = 1e-6 per case: false alarm below 1e-4 over all cases (fixed keys)."""
     levels, statistic, law = LAWS[name]
@@ -49,7 +65,7 @@ def test_samples_follow_the_stated_law(name, path, x64):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", SMOOTH)
 def test_quantiles_are_exact_and_rise_from_data_to_noise(name, path, x64):
     levels, statistic, law = LAWS[name]
     process = PROCESSES[path]()
@@ -57,7 +73,7 @@ def test_quantiles_are_exact_and_rise_from_data_to_noise(name, path, x64):
     t = np.asarray(levels.quantile(process, jnp.asarray(u)))
     assert (np.diff(process.lam(t)) < 0).all()
     level = law.cdf(statistic(process, t))
-    expected = u if name in {"lognormal", "logit_normal", "uniform_t"} else 1 - u
+    expected = u if name in RISING_IN_T else 1 - u
     np.testing.assert_allclose(level, expected, atol=2.1e-3 if name == "cosine" else 1e-9)  # the cosine's margin
 
 
@@ -93,5 +109,38 @@ def test_times_stay_inside_the_clock_at_the_ends_of_the_uniform():
         for name, (levels, *_) in LAWS.items():
             t = levels.quantile(process, jnp.array([noise_levels.TINY, 0.5, 1 - noise_levels.TINY]))
             assert np.isfinite(t).all(), name
-            if name in {"logit_normal", "uniform_t"}:
+            if name in {"logit_normal", "uniform_t", "u_shaped", "nodes"}:
                 assert ((t >= low) & (t <= high)).all()
+
+
+@pytest.mark.parametrize("path", ["edm", "rectified_flow", "vp_discrete"])
+def test_nodes_are_the_calls_of_an_euler_sampler_and_equally_likely(path):
+    """Chi-square on 4000 draws at p = 1e-6; the noise end is hit exactly, which one-step distillation relies on."""
+    process, levels = PROCESSES[path](), noise_levels.Nodes(k=4)
+    t = np.asarray(levels.sample(process, jax.random.key(0), N))
+    found, counts = np.unique(t, return_counts=True)
+    ends = np.linspace(process.t_noise, process.t_data, 5)[:-1]
+    np.testing.assert_allclose(np.sort(found), np.sort(ends), rtol=1e-5)
+    assert stats.chisquare(counts).pvalue > 1e-6
+    once = noise_levels.Nodes(k=1).sample(process, jax.random.key(0), 64)
+    assert np.array_equal(once, np.full(64, process.t_noise, np.float32))
+
+
+def test_the_shift_is_the_published_map_on_rectified_flow(x64):
+    """s -> c s/(1 + (c - 1) s) from the data end (Esser et al. 2024), and c = 1 is none."""
+    process, u = PROCESSES["rectified_flow"](), jnp.linspace(0.01, 0.99, 9)
+    plain = noise_levels.UniformT(margin=0.0)
+    shifted = noise_levels.Shifted(levels=plain, shift=3.0)
+    s = fraction(process, plain.quantile(process, u))
+    np.testing.assert_allclose(fraction(process, shifted.quantile(process, u)), 3 * s / (1 + 2 * s), rtol=1e-12)
+    same = noise_levels.Shifted(levels=plain, shift=1.0)
+    np.testing.assert_allclose(same.quantile(process, u), plain.quantile(process, u), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(lambda: noise_levels.Nodes(k=0), "at least one"), (lambda: noise_levels.Shifted(shift=0.0), "positive")],
+)
+def test_impossible_values_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

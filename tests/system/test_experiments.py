@@ -15,7 +15,12 @@ FILES = sorted(path for path in FOLDER.glob("*.py") if not path.stem.startswith(
 
 TOY = {"width": 16, "depth": 1, "blocks": 1, "heads": 2, "multipliers": (1, 2), "batch_size": 8, "steps": 3}
 """Toy values of the usual sizes; an experiment takes those it knows."""
-SHARED = {"mnist_flow": "data/mnist", "cifar10_edm": "data/cifar10", "restoration_mnist": "data/mnist"}
+SHARED = {
+    "mnist_flow": "data/mnist",
+    "reflow_mnist": "data/mnist",
+    "restoration_mnist": "data/mnist",
+    "cifar10_edm": "data/cifar10",
+}
 """Experiments that read images, and where the tests find them."""
 
 

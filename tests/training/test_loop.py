@@ -149,3 +149,21 @@ def test_logged_rows_survive_a_line_cut_short(Tiny, fit, tmp_path):
     fit(Tiny(**PLAIN).experiment(), tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path)] == [5, 10, 15, 20]
     assert read_metrics(tmp_path)[2]["loss"] != 1.0
+
+
+def test_given_parameters_start_a_fresh_run_and_no_other(Tiny, tmp_path, one, bits):
+    """The first step leaves from them (learning rate 0 keeps them), they survive donation, and a checkpoint goes before
+    them; those of another network are refused by name."""
+    experiment = dataclasses.replace(Tiny(steps=2).experiment(), optimizer=optax.sgd(0.0))
+    given = jax.tree.map(lambda a: a + 1.0, experiment.network.init(jax.random.key(5)))
+    outcome = gd.training.fit(experiment, tmp_path, mesh=one, init=given, stop_at=1)
+    for name, leaf in bits(given).items():
+        np.testing.assert_array_equal(bits(outcome.state.params)[name], leaf)
+    other = jax.tree.map(lambda a: a + 1.0, given)
+    outcome = gd.training.fit(experiment, tmp_path, mesh=one, init=other)
+    assert outcome.finished
+    for name, leaf in bits(given).items():
+        np.testing.assert_array_equal(bits(outcome.state.params)[name], leaf)
+    wrong = given | {"stem": {"kernel": np.zeros((3, 16)), "bias": np.zeros(16)}}
+    with pytest.raises(ValueError, match=r"another network: stem/kernel is \[3, 16\] there and \[2, 16\] here"):
+        gd.training.build(experiment, mesh=one, init=wrong)
