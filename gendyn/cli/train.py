@@ -23,7 +23,7 @@ from gendyn.training import (
     sample,
 )
 from gendyn.training.runs import describe
-from gendyn.training.step import check_source
+from gendyn.training.step import check_source, sharding_table
 
 PICTURES = 100
 MIB = 1024**2
@@ -41,6 +41,8 @@ class Options:
     """Print the resolved config, parameters, mesh and memory estimate, and exit."""
     devices: int | None = None
     """Use only so many devices."""
+    mesh: str = ""
+    """How parameters and batch are cut over the devices, for example fsdp=4,tensor=2; the rest holds copies."""
     wandb: str | None = None
     """Log to this Weights & Biases project too (needs the wandb extra)."""
 
@@ -71,7 +73,7 @@ def _usage() -> str:
 
 def train(config: Any, options: Options, path: Any) -> int:
     experiment = config.experiment()
-    mesh = distributed.data_mesh(devices(options.devices))
+    mesh = chosen_mesh(options)
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     plan_for(experiment.process, experiment.sampling)
     if options.dry_run:
@@ -95,6 +97,12 @@ def train(config: Any, options: Options, path: Any) -> int:
     else:
         print(f"{out}: trained {outcome.step} steps. Next: gendyn sample {out}")
     return 0
+
+
+def chosen_mesh(options: Options) -> Mesh:
+    """The mesh that --devices and --mesh describe."""
+    chosen = devices(options.devices)
+    return distributed.make_mesh(**distributed.parse_mesh(options.mesh), devices=chosen)
 
 
 def devices(count: int | None) -> list[jax.Device] | None:
@@ -142,10 +150,11 @@ def save_picture(path: str, decoded: np.ndarray) -> None:
 def dry_run(config: Any, experiment: Experiment, mesh: Any) -> str:
     """Resolved config, parameter count, mesh and memory, from shapes alone."""
     state = abstract_state(experiment)
-    per_device = experiment.batch_size // mesh.shape[distributed.DATA]
+    per_device, table = experiment.batch_size // distributed.ways(mesh), sharding_table(experiment, mesh)
     batch = per_device * int(np.prod(experiment.shape)) * 4
     parameters = sum(a.size for a in jax.tree.leaves(state.params))
-    params, optimizer, averages = (_mib(tree) for tree in (state.params, state.opt_state, state.ema))
+    parts = (state.params, state.opt_state, state.ema)
+    params, optimizer, averages = (table.bytes_per_device(tree) / MIB for tree in parts)
     fields = "\n".join(f"  {k} = {v!r}" for k, v in describe(config)["config"].items())
     return (
         f"config\n{fields}\n"
@@ -156,7 +165,3 @@ def dry_run(config: Any, experiment: Experiment, mesh: Any) -> str:
         f"gradients {params:.1f}, optimiser {optimizer:.1f}, averages {averages:.1f}, batch {batch / MIB:.1f}), "
         "activations not included"
     )
-
-
-def _mib(tree: Any) -> float:
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree)) / MIB

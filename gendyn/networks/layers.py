@@ -15,6 +15,7 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gendyn.distributed import check_heads, constrain
 from gendyn.parametrization.axes import role
 
 LECUN = lecun_normal()  # variance 1/fan_in, where fan_in is everything before the last axis
@@ -49,10 +50,11 @@ class Dense(nnx.Module):
     ) -> None:
         self.kernel = parameter(rngs, init, (inputs, outputs), axes)
         self.bias = parameter(rngs, zeros, (outputs,), axes[-1:])
-        self.dtype = jnp.dtype(dtype)
+        self.axis, self.dtype = axes[-1], jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        return x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+        y = x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+        return constrain(y, self.axis)
 
 
 class Conv(nnx.Module):
@@ -78,7 +80,7 @@ class Conv(nnx.Module):
         shape = (size,) * spatial + (inputs, outputs)
         self.kernel = parameter(rngs, init, shape, ("spatial",) * spatial + tuple(axes))
         self.bias = parameter(rngs, zeros, (outputs,), axes[-1:])
-        self.dtype = jnp.dtype(dtype)
+        self.axis, self.dtype = axes[-1], jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "batch *spatial inputs"]) -> Float[Array, "batch *spatial outputs"]:
         grid = "HWD"[: x.ndim - 2]
@@ -89,7 +91,7 @@ class Conv(nnx.Module):
             padding="SAME",
             dimension_numbers=(f"N{grid}C", f"{grid}IO", f"N{grid}C"),
         )
-        return y + self.bias.astype(self.dtype)
+        return constrain(y + self.bias.astype(self.dtype), self.axis)
 
 
 class GroupNorm(nnx.Module):
@@ -172,6 +174,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         split = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+        check_heads(self.heads)
         query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
         mixed = jax.nn.dot_product_attention(query, key, value, scale=self.scale)
         return self.out(mixed.reshape(x.shape))

@@ -100,7 +100,7 @@ def _ends(
     """(x_T, x) of the numbered rows, on the host."""
     mesh = distributed.data_mesh() if mesh is None else mesh
     denoiser = _on(mesh, denoiser)
-    ways, num = mesh.shape[distributed.DATA], len(rows)
+    ways, num = distributed.ways(mesh), len(rows)
     batch_size = -(-min(batch_size, num) // ways) * ways
     starts, ends = ([np.zeros((0, *shape), np.float32)] for _ in range(2))
     for start in range(0, num, batch_size):
@@ -122,16 +122,23 @@ def _batch(
     prior = plan.process.sample_prior
     x_T = jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(priors)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
-    if hasattr(denoiser, "anchor"):
-        mu = denoiser.anchor(cond)
-        return x_T, restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
-    return x_T, samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+    with jax.set_mesh(mesh):
+        if hasattr(denoiser, "anchor"):
+            mu = denoiser.anchor(cond)
+            return x_T, restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
+        return x_T, samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
 
 
 def _on(mesh: Mesh, denoiser: Any) -> Any:
-    """Weights on every device of the mesh, copied once; a plain function stays as it is."""
+    """Weights that do not lie on the mesh already are copied to every device of it; a function stays as it is."""
     whole = distributed.replicated(mesh)
-    return jax.tree.map(lambda a: jax.device_put(a, whole) if isinstance(a, jax.Array) else a, denoiser)
+
+    def put(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or getattr(leaf.sharding, "mesh", None) == mesh:
+            return leaf
+        return jax.device_put(leaf, whole)
+
+    return jax.tree.map(put, denoiser)
 
 
 def conditions(experiment: Experiment, num: int, only: int | None = None) -> tuple[Any, np.ndarray | None]:
