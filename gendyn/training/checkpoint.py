@@ -175,8 +175,8 @@ def _name(std: float) -> str:
 
 
 def _with_sharding(abstract: Any, sharding: Any) -> Any:
-    """`sharding` is one for all leaves, or a tree of them."""
-    places = jax.tree.broadcast(sharding, abstract)
+    """`sharding` is one for all leaves, a tree of them, or None."""
+    places = jax.tree.broadcast(sharding, abstract, is_leaf=lambda node: node is None)
     return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), abstract, places)
 
 
