@@ -14,6 +14,7 @@ from gendyn.training import (
     Sampling,
     TrainState,
     abstract_state,
+    called,
     conditions,
     fit,
     guided,
@@ -21,6 +22,7 @@ from gendyn.training import (
     open_run,
     plan_for,
     sample,
+    starts,
 )
 from gendyn.training.runs import describe
 from gendyn.training.step import check_source, sharding_table
@@ -126,12 +128,14 @@ class Pictures:
             return
         sampling: Sampling = self.experiment.sampling
         num = PICTURES if len(self.experiment.shape) > 1 else 2000
+        plan = plan_for(self.experiment.process, sampling)
         images = sample(
-            guided(denoiser, sampling.guidance, self.experiment.num_classes),
-            plan_for(self.experiment.process, sampling),
+            called(guided(denoiser, sampling.guidance, self.experiment.num_classes), plan, sampling),
+            plan,
             self.experiment.shape,
             num=num,
             labels=conditions(self.experiment, num)[0],
+            starts=starts(self.experiment, num),
             mesh=self.mesh,
         )
         save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))
