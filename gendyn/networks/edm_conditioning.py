@@ -111,8 +111,8 @@ def one_hot(classes: Any, count: int, batch: int) -> Float[Array, "#batch count"
             f"cond holds integer classes 0 to {count} (no class) or float rows [batch, {count}], got {rows.dtype} "
             f"{list(classes.shape)}; cast it."
         )
-    table = np.concatenate([np.eye(count, dtype=np.float32), np.zeros((1, count), np.float32)])
-    return jnp.take(jnp.asarray(table), rows, axis=0, mode="fill")
+    known = (rows >= 0) & (rows <= count)
+    return jnp.where(known[:, None], jax.nn.one_hot(rows, count), jnp.nan)
 
 
 def positional(count: int, *, endpoint: bool) -> Float[np.ndarray, " count"]:

@@ -6,18 +6,19 @@ published [out, in]          <->  kernel (in, out)                linear layers
 qkv [(head, feature, 3), in] <->  query, key, value (in, (head, feature))
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
-from flax import nnx
 
-from gendyn.networks.bridge import Params
+from gendyn.networks.bridge import Network, Params
 from gendyn.networks.edm import EDMUNet
 from gendyn.networks.edm_layout import Row
+from gendyn.tree import paths
 
 Layout = Literal["conv", "point", "linear", "vector", "qkv"]
 
@@ -57,8 +58,9 @@ class Published:
     """What the checkpoint of a network holds: a table of tensors, each used once, and constant buffers.
 
     >>> from functools import partial
-    >>> make = partial(EDMUNet, 8, 3, width=8, multipliers=(1, 2), blocks=1)
-    >>> [entry.name for entry in Published.of(make).entries][:2]
+    >>> from gendyn.networks import functional
+    >>> network = functional(partial(EDMUNet, 8, 3, width=8, multipliers=(1, 2), blocks=1))
+    >>> [entry.name for entry in Published.of(network).entries][:2]
     ['map_layer0.bias', 'map_layer0.weight']
     """
 
@@ -67,10 +69,18 @@ class Published:
     heads: dict[str, int]
 
     @classmethod
-    def of(cls, make: Callable[..., EDMUNet]) -> "Published":
-        """The table of the network that `make(rngs=...)` builds; no memory, milliseconds."""
-        module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-        flat = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(module))}
+    def of(cls, network: Network) -> "Published":
+        """The table of an `EDMUNet` that went through `functional`; no memory, milliseconds.
+
+        Raises:
+            ValueError: for any other network.
+        """
+        abstract = jax.eval_shape(network.init, jax.random.key(0))
+        blueprint = getattr(network.apply, "blueprint", None)
+        module = None if blueprint is None else blueprint.module(abstract)
+        if not isinstance(module, EDMUNet):
+            raise ValueError(f"published names exist for EDMUNet only, got {type(module or network).__name__}.")
+        flat = {path: leaf.shape for path, leaf in paths(abstract)}
         rows = [("enc", row) for row in module.encoder_rows] + [("dec", row) for row in module.decoder_rows]
         heads = {f"{side}.{row.name}.qkv": row.heads for side, row in rows if row.heads}
         return cls(tuple(_entries(flat, module)), _buffers(rows, module.taps), heads)
@@ -121,9 +131,9 @@ class Published:
             case "linear":
                 return [value.T]
             case "qkv":
-                parts = value.reshape(self.heads[entry.name.rsplit(".", 1)[0]], -1, 3, *value.shape[1:2])
-                return [np.moveaxis(parts, 2, 0)[i].reshape(len(value) // 3, -1).T.reshape(*value.shape[1:2], -1)
-                        for i in range(3)]  # fmt: skip
+                inputs = value.shape[1:2]  # none for a bias
+                parts = value.reshape(self.heads[entry.name.rsplit(".", 1)[0]], -1, 3, *inputs)
+                return [parts[:, :, i].reshape(len(value) // 3, *inputs).T for i in range(3)]
         return [value]
 
     def _join(self, entry: Entry, values: list[np.ndarray]) -> np.ndarray:
