@@ -22,7 +22,7 @@ COMMANDS = {
     "import": "make a run of a public checkpoint, without executing it",
     "export": "write a run's network under its published names",
 }
-"""Command -> one line; each is `gendyn/cli/COMMAND.py` (import_.py, a word of Python's) with `run(argv) -> exit status`."""
+"""Command -> one line; each is `gendyn/cli/COMMAND.py` (import_.py for import) with `run(argv) -> exit status`."""
 
 EXPECTED = (ValueError, OSError)
 """Errors that mean bad input or a full disk: their message is the sentence the user needs."""
