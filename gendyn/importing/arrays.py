@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from typing import Any, BinaryIO
+import zipfile
+from typing import Any
 
 import numpy as np
 
 from gendyn.importing.limits import Limits, Refused
-from gendyn.importing.torch_files import content, opened
+from gendyn.importing.torch_files import content
 
 CONFIG = "gendyn.config"
 """Entry of a safetensors header that holds the configuration as JSON."""
@@ -41,9 +42,9 @@ def write_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray], config
     write_atomic(path, save(whole, metadata={CONFIG: json.dumps(config)}))
 
 
-def read_npz(file: BinaryIO, limits: Limits) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+def read_npz(archive: zipfile.ZipFile, limits: Limits) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Arrays by name (a prefix "sd/" falls away, and what lacks it then), and an entry `config_json` parsed."""
-    archive, arrays = opened(file, limits), {}
+    arrays = {}
     for name in archive.namelist():
         if name.endswith(".npy"):
             arrays[name.removesuffix(".npy")] = _array(content(archive, name, limits.tensors), name)

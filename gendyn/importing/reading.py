@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -15,7 +14,7 @@ from gendyn.importing.arrays import parsed, read_npz, read_safetensors
 from gendyn.importing.limits import Limits, Refused
 from gendyn.importing.pickles import Inert
 from gendyn.importing.tensors import Tensor
-from gendyn.importing.torch_files import read_pickle, read_stream, read_zip
+from gendyn.importing.torch_files import opened, read_pickle, read_stream, read_zip
 
 KEYS = ("ema", "state_dict", "model", "net")
 """Where a checkpoint that is a dict keeps its network; the first that is there."""
@@ -80,17 +79,13 @@ def _read(
     """Fields of a `Checkpoint`, by what the file is rather than by what it is called."""
     start = file.read(16)
     file.seek(0)
-    if zipfile.is_zipfile(file):
-        file.seek(0)
-        with zipfile.ZipFile(file) as archive:
-            arrays = any(name.endswith(".npy") for name in archive.namelist())
-        file.seek(0)
-        if arrays:
-            tensors, inside = read_npz(file, limits)
+    if start[:2] == b"PK":
+        archive = opened(file, limits)
+        if any(name.endswith(".npy") for name in archive.namelist()):
+            tensors, inside = read_npz(archive, limits)
             return {"tensors": tensors, **_described(described or inside)}
-        value = read_zip(file, limits)
+        value = read_zip(archive, limits)
     else:
-        file.seek(0)
         stream = start[:2] == b"\x80\x02" and start[2:3] == b"\x8a"  # a long integer first: torch's magic number
         value = (read_stream if stream else read_pickle)(file, size, limits)
     found = _network(value, key) | (_described(described) if described else {})

@@ -8,7 +8,9 @@ pickle   each storage is a bytes object that holds such a stream            pick
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -20,6 +22,8 @@ from gendyn.importing.tensors import STORAGES, Storage, parameter, storage, tens
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, ArithmeticError)
+"""What zipfile raises for archives that are not in order."""
 NESTED = 1000  # operations that a stream inside a pickle may have: it describes one storage
 
 
@@ -51,9 +55,8 @@ def read_stream(file: BinaryIO, size: int, limits: Limits, vocabulary: Vocabular
     return value
 
 
-def read_zip(file: BinaryIO, limits: Limits) -> Any:
+def read_zip(archive: zipfile.ZipFile, limits: Limits) -> Any:
     """The zip layout. Storages are checked now and read when their tensors are."""
-    archive = opened(file, limits)
     sizes = {entry.filename: entry for entry in archive.infolist()}
     roots = [name.removesuffix("data.pkl") for name in sizes if name.split("/", 1)[-1] == "data.pkl"]
     if len(roots) != 1:
@@ -83,7 +86,7 @@ def opened(file: BinaryIO, limits: Limits) -> zipfile.ZipFile:
     """An archive whose declared sizes are within bounds."""
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+    except DAMAGED as error:
         raise Refused(f"the archive is damaged or cut short ({error}).") from None
     entries = archive.infolist()
     if len(entries) > limits.entries:
@@ -106,7 +109,7 @@ def content(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     try:
         with archive.open(name) as entry:
             data = entry.read(size)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+    except DAMAGED as error:
         raise Refused(f"the entry {name[:100]} cannot be read ({error}).") from None
     if len(data) != size:
         raise Refused(f"the entry {name[:100]} is cut short: {len(data)} of {size} bytes.")
