@@ -93,6 +93,13 @@ LARGEST = {
 """Whole numbers from 1 (augment: 0) to here: what a file asks to be built stays within reason."""
 
 
+WORDS = {
+    "embedding": ("positional", "fourier"),
+    "encoder": ("standard", "skip", "residual"),
+    "decoder": ("standard", "skip"),
+}
+
+
 def settings(checkpoint: Checkpoint, wrapper: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fields of the imported config, and the network's own tensors.
 
@@ -228,9 +235,11 @@ def _checked(made: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("dropout", "sigma_data", "beta_d", "beta_min", "C1", "C2", "D"):
         if name in fields:
             fields[name] = float(_number(name, fields[name]))
-    for name in ("embedding", "encoder", "decoder"):
-        if name in fields and not isinstance(fields[name], str):
-            raise Refused(f"the option for {name} is no word.")
+    for name, words in WORDS.items():
+        if name in fields and fields[name] not in words:
+            raise Refused(
+                f"the option for the {name} should be one of {', '.join(words)}; got {str(fields[name])[:40]}."
+            )
     if fields.get("resolution") is None or fields.get("channels") is None:
         raise Refused("the file does not say the resolution and channels of its pictures.")
     return fields

@@ -35,10 +35,10 @@ class Config:
     num_classes: int | None = None
     augment: int = 0
     dropout: float = 0.0
-    embedding: str = "positional"
+    embedding: Literal["positional", "fourier"] = "positional"
     features: int = 1
-    encoder: str = "standard"
-    decoder: str = "standard"
+    encoder: Literal["standard", "skip", "residual"] = "standard"
+    decoder: Literal["standard", "skip"] = "standard"
     taps: tuple[float, ...] = (1, 1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     wrapper: Literal["edm", "vp", "ve", "iddpm"] = "edm"
@@ -97,9 +97,14 @@ class Config:
         """The nearest published family, with this network's own choices."""
         if self.network == "DhariwalUNet":
             return gd.networks.ADM
-        embedding = "fourier" if self.embedding == "fourier" else "endpoint"
-        own = {"features": self.features, "encoder": self.encoder, "decoder": self.decoder, "taps": self.taps}
-        return dataclasses.replace(gd.networks.DDPMPP, embedding=embedding, **own)
+        return dataclasses.replace(
+            gd.networks.DDPMPP,
+            embedding="fourier" if self.embedding == "fourier" else "endpoint",
+            features=self.features,
+            encoder=self.encoder,
+            decoder=self.decoder,
+            taps=self.taps,
+        )
 
     def _sizes(self) -> dict[str, Any]:
         names = ("resolution", "channels", "width", "multipliers", "blocks", "attention", "conditioning", "num_classes")

@@ -74,6 +74,7 @@ class Conditioning(nnx.Module):
         return jax.nn.silu(self.mix(jax.nn.silu(self.level(features))) + classes)
 
     def _features(self, label: Array) -> Array:
+        frequencies: Any
         if self.family.embedding == "fourier":
             frequencies = 2 * np.pi * jax.lax.stop_gradient(self.frequencies[...])
         else:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import Initializer, variance_scaling, zeros
+from jax.nn.initializers import variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -17,7 +17,7 @@ XAVIER = variance_scaling(1.0, "fan_avg", "uniform")
 KAIMING = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def initialisers(family: Family, fan_in: int, last: bool) -> dict[str, Initializer]:
+def initialisers(family: Family, fan_in: int, last: bool) -> dict[str, Any]:
     """Of kernel and bias, by name, as published."""
     if family.initial == "xavier":
         return {"init": variance_scaling(1e-10, "fan_avg", "uniform") if last else XAVIER, "bias": zeros}

@@ -1,6 +1,5 @@
 """Files laid out as EDM, PFGM++ and torch.save lay them out, built without PyTorch from stand-in classes."""
 
-import copyreg
 import io
 import pickle
 import struct
@@ -190,7 +189,7 @@ def make():
     """This file's builders."""
     return types.SimpleNamespace(
         archive=archive, stream=stream, snapshot=snapshot, module=module, Tensor=Tensor, Storage=Storage,
-        Persistent=Persistent, dumps=pickle.dumps, copyreg=copyreg,
+        Persistent=Persistent, dumps=pickle.dumps,
     )  # fmt: skip
 
 

@@ -133,11 +133,14 @@ def test_tensors_without_a_word_about_the_network(small, tmp_path):
 
 def test_pfgmpp_keeps_its_extra_dimensions(make, small):
     from gendyn.importing.edm import settings
+    from gendyn.importing.experiment import Config
     from gendyn.importing.reading import Checkpoint
 
     known = {"tensors": small.tensors, "wrapper": "EDMPrecond", "name": "a", "sha256": "b"}
     given = small.kwargs | {"pfgmpp": True, "D": 2048}
-    assert settings(Checkpoint(options=given, **known))[0]["D"] == 2048
+    fields, tensors = settings(Checkpoint(options=given, **known))
+    assert Config(**fields).process() == gd.processes.PFGMPP(D=2048)
+    assert tensors.keys() == {name.removeprefix("model.") for name in small.tensors}
     assert "D" not in settings(Checkpoint(options=given | {"pfgmpp": False}, **known))[0]
 
 
@@ -152,6 +155,8 @@ def test_pfgmpp_keeps_its_extra_dimensions(make, small):
         ({"channel_mult": [1] * 1000}, "short list"),
         ({"img_resolution": "8"}, "whole number"),
         ({"resample_filter": [1, 1, 1]}, "even number of taps"),
+        ({"encoder_type": "dense"}, "one of standard, skip, residual"),
+        ({"embedding_type": ["fourier"]}, "one of positional, fourier"),
         ({"teacher": "x"}, "'teacher'"),
         ({"model_type": "UNet3D"}, "'UNet3D'"),
     ],
