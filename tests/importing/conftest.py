@@ -1,5 +1,6 @@
 """Files laid out as EDM, PFGM++ and torch.save lay them out, built without PyTorch from stand-in classes."""
 
+import functools
 import io
 import pickle
 import struct
@@ -8,6 +9,7 @@ import types
 import zipfile
 from collections import OrderedDict
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ class Storage:
         self.array, self.count = np.ascontiguousarray(array, np.float32), None
 
     def __reduce__(self):
-        return sys.modules["torch.storage"]._load_from_bytes, (stream(self),)
+        return MODULES["torch.storage"]._load_from_bytes, (stream(self),)
 
 
 class Tensor:
@@ -41,12 +43,12 @@ class Tensor:
     def __reduce__(self):
         strides = tuple(n // 4 for n in np.ascontiguousarray(self.array).strides)
         args = (Storage(self.array), 0, self.array.shape, strides, False, OrderedDict())
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, args
+        return MODULES["torch._utils"]._rebuild_tensor_v2, args
 
 
 class Parameter(Tensor):
     def __reduce__(self):
-        return sys.modules["torch._utils"]._rebuild_parameter, (Tensor(self.array), True, OrderedDict())
+        return MODULES["torch._utils"]._rebuild_parameter, (Tensor(self.array), True, OrderedDict())
 
 
 class Persistent:
@@ -58,7 +60,7 @@ class Persistent:
         self.meta = {"type": "class", "version": 6, "module_src": self.source, "class_name": name, "state": state}
 
     def __reduce__(self):
-        return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,), None
+        return MODULES["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,), None
 
 
 class ModuleDict:
@@ -69,37 +71,35 @@ class EasyDict(dict):
     pass
 
 
-@pytest.fixture(autouse=True, scope="session")
-def torch():
-    """The modules that the public files name, for the pickler alone."""
-    made = {}
+def put(full, value):
+    """Make `value` what the pickler will call by this name."""
+    name, _, last = full.rpartition(".")
+    parts = name.split(".")
+    for i in range(1, len(parts) + 1):
+        MODULES.setdefault(".".join(parts[:i]), types.ModuleType(".".join(parts[:i])))
+    value.__module__, value.__qualname__ = name, last
+    setattr(MODULES[name], last, value)
 
-    def module(full):
-        parts = full.split(".")
-        for i in range(1, len(parts) + 1):
-            made.setdefault(".".join(parts[:i]), types.ModuleType(".".join(parts[:i])))
-        return made[full]
 
-    def put(full, value):
-        name, _, last = full.rpartition(".")
-        value.__module__, value.__qualname__ = name, last
-        setattr(module(name), last, value)
+MODULES: dict[str, types.ModuleType] = {}
+put("torch._utils._rebuild_tensor_v2", lambda *args: never())
+put("torch._utils._rebuild_parameter", lambda *args: never())
+put("torch.storage._load_from_bytes", lambda *args: never())
+put("torch_utils.persistence._reconstruct_persistent_obj", lambda *args: never())
+put("torch.FloatStorage", type("FloatStorage", (), {}))
+put("torch.nn.modules.container.ModuleDict", ModuleDict)
+put("dnnlib.util.EasyDict", EasyDict)
 
-    for full in (
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        "torch.storage._load_from_bytes",
-        "torch_utils.persistence._reconstruct_persistent_obj",
-    ):
-        put(full, lambda *args: never())
-    put("torch.FloatStorage", type("FloatStorage", (), {}))
-    put("torch.nn.modules.container.ModuleDict", ModuleDict)
-    put("dnnlib.util.EasyDict", EasyDict)
-    before = {name: sys.modules.get(name) for name in made}
-    sys.modules.update(made)
-    yield made
-    for name, old in before.items():
-        sys.modules.pop(name) if old is None else sys.modules.__setitem__(name, old)
+
+def importable(build):
+    """The function, with the stand-ins' modules in place while it pickles and no longer."""
+
+    @functools.wraps(build)
+    def built(*args, **kwargs):
+        with mock.patch.dict(sys.modules, MODULES):
+            return build(*args, **kwargs)
+
+    return built
 
 
 class TorchPickler(pickle.Pickler):
@@ -114,10 +114,11 @@ class TorchPickler(pickle.Pickler):
             return None
         key = str(len(self.storages))
         self.storages[key] = obj.array
-        found = ("storage", sys.modules["torch"].FloatStorage, key, "cpu", obj.array.size)
+        found = ("storage", MODULES["torch"].FloatStorage, key, "cpu", obj.array.size)
         return (*found, None) if self.view else found
 
 
+@importable
 def stream(obj):
     """torch.save before version 1.6."""
     file = io.BytesIO()
@@ -131,6 +132,7 @@ def stream(obj):
     return file.getvalue()
 
 
+@importable
 def archive(obj, *, protocol=2, compression=zipfile.ZIP_STORED, entries=()):
     """torch.save since version 1.6."""
     data, file = io.BytesIO(), io.BytesIO()
@@ -189,7 +191,7 @@ def make():
     """This file's builders."""
     return types.SimpleNamespace(
         archive=archive, stream=stream, snapshot=snapshot, module=module, Tensor=Tensor, Storage=Storage,
-        Persistent=Persistent, dumps=pickle.dumps,
+        Persistent=Persistent, dumps=importable(pickle.dumps),
     )  # fmt: skip
 
 
