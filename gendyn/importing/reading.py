@@ -12,9 +12,9 @@ import numpy as np
 
 from gendyn.importing.arrays import parsed, read_npz, read_safetensors
 from gendyn.importing.limits import Limits, Refused
-from gendyn.importing.pickles import Inert
 from gendyn.importing.tensors import Tensor
 from gendyn.importing.torch_files import opened, read_pickle, read_stream, read_zip
+from gendyn.importing.values import Inert
 
 KEYS = ("ema", "state_dict", "model", "net")
 """Where a checkpoint that is a dict keeps its network; the first that is there."""

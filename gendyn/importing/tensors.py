@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from gendyn.importing.limits import Refused
-from gendyn.importing.pickles import Name
+from gendyn.importing.values import Name
 
 STORAGES = {
     "DoubleStorage": np.float64,

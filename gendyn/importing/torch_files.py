@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gendyn.importing.limits import Limits, Refused
-from gendyn.importing.pickles import Bounded, Inert, Name, check, key, load
+from gendyn.importing.pickles import Bounded, load
 from gendyn.importing.tensors import STORAGES, Storage, parameter, storage, tensor
+from gendyn.importing.values import Inert, Name, check, key
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -12,7 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gendyn.importing.edm import inferred
+from gendyn.importing.inferring import inferred
 from gendyn.networks import ADM, DDPMPP, NCSNPP, EDMUNet, functional, initialise
 from gendyn.networks.edm_conditioning import one_hot, positional
 from gendyn.networks.edm_layers import halving_conv
