@@ -55,6 +55,11 @@ def record(name: str, results: dict[str, Any], settings: dict[str, Any]) -> path
     return path
 
 
+def recorded(name: str) -> dict[str, Any]:
+    """The results in RESULTS/name.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, devices, and how busy the machine was."""
     cpu = pathlib.Path("/proc/cpuinfo")

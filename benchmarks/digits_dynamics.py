@@ -1,8 +1,9 @@
 """How do the dynamics compare on one small image set, each with its own objective and its own best plan?
 
 Run:      python -m benchmarks.digits_dynamics --runs runs/dynamics
-Takes:    the training of the runs that are missing (some three minutes each on two idle cores), and a minute each of
-          measuring.
+          with --only FOLDER ... the other entries of the results stay as they are; --only times times training anew.
+Takes:    the training of the runs that are missing (some five minutes each on two idle cores), a minute each of
+          measuring, and two minutes for the times, which want an idle machine.
 Writes:   benchmarks/results/digits_dynamics.json, docs/explanation/dynamics.md and docs/images/dynamics.png.
 
 Every dynamics trains the same network with the same optimiser for the same number of steps; consistency is its own
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,14 @@ import tyro
 import gendyn as gd
 from benchmarks import common
 from gendyn.data.loader import take
-from gendyn.training import Sampling, guided, plan_for, read_metrics, sample
+from gendyn.training import Sampling, guided, plan_for, sample
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PAGE, PICTURE = DOCS / "explanation" / "dynamics.md", DOCS / "images" / "dynamics.png"
 SEEDS = (1, 2, 3)
 NUM = 360
+TIMED = 8
+"""Steps between two looks at the clock."""
 
 PLANS = tuple(
     Sampling(sampler=sampler, nfe=nfe, grid=grid, guidance=guidance)
@@ -69,7 +73,10 @@ ENTRIES = (
         Entry(f"PFGM++, D = {D}", f"pfgmpp{D}", ("digits_dynamics", "--dynamics", "pfgmpp", "--D", str(D)))
         for D in (64, 128, 2048)
     ),
-    Entry("consistency training", "consistency", ("consistency_digits",), JUMPS),
+    *(
+        Entry(f"consistency training, {words}", "consistency", ("consistency_digits",), (jump,))
+        for words, jump in zip(("one call", "two calls"), JUMPS)
+    ),
 )
 
 
@@ -78,7 +85,7 @@ class Settings:
     runs: str = "runs/dynamics"
     """Where the runs are, or go."""
     only: tuple[str, ...] = ()
-    """Folders of the entries to measure; all by default."""
+    """Folders of the entries to measure, or "times"; all by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,15 +114,25 @@ class Judge:
         }
 
 
-def draw(model: Any, sampling: Sampling, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    labels = gd.training.class_labels(NUM, model.num_classes)
+def draw(model: Any, sampling: Sampling, seed: int, num: int = NUM) -> tuple[np.ndarray, np.ndarray]:
+    labels = gd.training.class_labels(num, model.num_classes)
     D = guided(model.denoiser, sampling.guidance, model.num_classes)
-    x = sample(D, plan_for(model.process, sampling), model.shape, num=NUM, labels=labels, seed=seed)
+    x = sample(D, plan_for(model.process, sampling), model.shape, num=num, labels=labels, seed=seed)
     return x, labels
 
 
-def measured(entry: Entry, folder: pathlib.Path, judge: Judge) -> tuple[dict[str, Any], np.ndarray]:
-    """The chosen plan, its measures over `SEEDS`, how long training took; and thirty samples."""
+def picture(results: dict[str, Any], runs: pathlib.Path) -> None:
+    """Thirty samples of each dynamics with its own plan, a row each."""
+    rows = []
+    for entry in ENTRIES:
+        if entry.name in results:
+            plan = Sampling(**results[entry.name]["plan"])
+            rows.append(draw(gd.load(runs / entry.folder), plan, SEEDS[0], num=30)[0])
+    gd.plots.save_png(str(PICTURE), gd.data.to_uint8(np.concatenate(rows)), columns=30, scale=2)
+
+
+def measured(entry: Entry, folder: pathlib.Path, judge: Judge) -> dict[str, Any]:
+    """The chosen plan and its measures over `SEEDS`."""
     model = gd.load(folder)
     trials = []
     for sampling in entry.plans:
@@ -127,17 +144,30 @@ def measured(entry: Entry, folder: pathlib.Path, judge: Judge) -> tuple[dict[str
     )
     drawn = [draw(model, chosen, seed) for seed in SEEDS]
     each = [judge(x, labels) for x, labels in drawn]
-    rows = read_metrics(folder)
-    seconds = rows[-1]["step"] * model.experiment.batch_size / np.median([row["images_per_second"] for row in rows])
-    result = {
+    return {
         "plan": {k: v for k, v in dataclasses.asdict(chosen).items() if k != "options"},
         "seeds": {str(seed): values for seed, values in zip(SEEDS, each)},
         "trials": [{**dataclasses.asdict(s), **found} for s, found in trials],
         "steps": model.step,
-        "training_seconds": float(seconds),
         "command": f"gendyn train {' '.join(entry.train)} --out {folder}",
     }
-    return result, drawn[0][0][:30]
+
+
+def training_seconds(runs: pathlib.Path) -> dict[str, float]:
+    """Of each folder: its steps times the median time of one, all taking turns, compilation and pictures aside."""
+    folders = list(dict.fromkeys(entry.folder for entry in ENTRIES))
+    experiments = {folder: gd.training.read_experiment(runs / folder) for folder in folders}
+    built = {folder: gd.training.build(experiment) for folder, experiment in experiments.items()}
+    states = {folder: state for folder, (state, _, _) in built.items()}
+
+    def some(folder: str) -> Any:
+        _, step, batches = built[folder]
+        for _ in range(TIMED):
+            states[folder], metrics = step(states[folder], next(batches))
+        return metrics
+
+    seconds = common.interleaved({folder: partial(some, folder) for folder in folders}, repeats=7, warmup=1)
+    return {f: float(np.median(each)) / TIMED * experiments[f].steps for f, each in seconds.items()}
 
 
 def page(results: dict[str, Any]) -> str:
@@ -174,7 +204,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "![Samples of each dynamics, one row each, in the order of the table](../images/dynamics.png)",
         "",
-        "Training time is steps x batch over the median logged throughput, on two CPU cores.",
+        "Training time is steps times the median time of one, all dynamics taking turns on two CPU cores.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -185,19 +215,24 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def main(settings: Settings) -> None:
-    judge, results, pictures = Judge.of_digits(), {}, []
+    judge, runs = Judge.of_digits(), pathlib.Path(settings.runs)
+    results = common.recorded("digits_dynamics") if settings.only else {}
     for entry in ENTRIES:
+        folder = runs / entry.folder
         if settings.only and entry.folder not in settings.only:
             continue
-        folder = pathlib.Path(settings.runs) / entry.folder
         if not (folder / "config.json").exists():
             subprocess.run([sys.executable, "-m", "gendyn", "train", *entry.train, "--out", str(folder)], check=True)
-        results[entry.name], some = measured(entry, folder, judge)
-        pictures.append(some)
+        results[entry.name] = measured(entry, folder, judge)
         print(entry.name, results[entry.name]["plan"], results[entry.name]["seeds"], flush=True)
+    if not settings.only or "times" in settings.only:
+        seconds = training_seconds(runs)
+        for entry in ENTRIES:
+            results[entry.name]["training_seconds"] = seconds[entry.folder]
+    results = {entry.name: results[entry.name] for entry in ENTRIES}
     print(common.record("digits_dynamics", results, dataclasses.asdict(settings)))
     PAGE.write_text(page(results))
-    gd.plots.save_png(str(PICTURE), gd.plots.grid(gd.data.to_uint8(np.concatenate(pictures)), columns=30, scale=2))
+    picture(results, runs)
 
 
 if __name__ == "__main__":

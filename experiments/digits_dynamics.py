@@ -9,6 +9,7 @@ Writes:   RUN/samples/*.png while training.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -53,9 +54,15 @@ def vp_recipe(process: gd.processes.Process) -> dict[str, Any]:
     }
 
 
+def poisson(D: float) -> gd.processes.Process:
+    """PFGM++ on the digits' levels; D = inf is EDM."""
+    levels = {"sigma_min": 0.02, "sigma_max": 20.0}
+    return gd.processes.EDM(**levels) if math.isinf(D) else gd.processes.PFGMPP(D=D, **levels)
+
+
 RECIPES = {
-    "edm": lambda config: karras_recipe(gd.processes.EDM(sigma_min=0.02, sigma_max=20.0)),
-    "pfgmpp": lambda config: karras_recipe(gd.processes.PFGMPP(D=config.D, sigma_min=0.02, sigma_max=20.0)),
+    "edm": lambda config: karras_recipe(poisson(math.inf)),
+    "pfgmpp": lambda config: karras_recipe(poisson(config.D)),
     "vp": lambda config: vp_recipe(gd.processes.VPCosine()),
     "rectified_flow": lambda config: flow_recipe(gd.processes.RectifiedFlow()),
     "one_sided": lambda config: flow_recipe(gd.processes.GVP()),
@@ -68,7 +75,7 @@ class Config:
 
     dynamics: Literal["edm", "vp", "rectified_flow", "one_sided", "pfgmpp"] = "edm"
     D: float = 128.0
-    """Extra dimensions of PFGM++."""
+    """Extra dimensions of PFGM++; inf for EDM."""
     width: int = 96
     depth: int = 4
     batch_size: int = 128

@@ -3,6 +3,11 @@
 Run:      gendyn train reflow_mixture --out runs/reflow_mixture
           gendyn reflow runs/reflow_mixture --out runs/reflow_mixture/reflow --rounds 2 --pairs 20000 --nfe 50 \\
               --distill 1 --measured 4096 --batch 2048
+          (both: make experiment-reflow_mixture)
+Takes:    under 3 minutes on two CPU cores shared with other work.
+Expect:   for seed 0, of the flow, after one round and after two: straightness 0.98, 2.5e-4, 1.1e-4; transport cost
+          E|z|^2 0.3892, 0.3856, 0.3848 (independent pairs: 4.0); rmse of one Euler step to the flow's own fine solution
+          0.990, 0.035, 0.027. The second round distilled to one step: 0.014.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "objectives": GROUND | DYNAMICS,
     "samplers": GROUND | DYNAMICS,
     "control": MATHEMATICS,
-    "networks": {"tree", "parametrization.axes"},
+    "networks": {"tree", "parametrization.axes", "distributed"},
     "parametrization": {"tree", "files"},
     "distributed": {"tree", "files"},
     "data": GROUND,

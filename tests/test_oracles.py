@@ -63,8 +63,8 @@ def points(process):
 def test_score_is_the_gradient_of_the_log_density(covering, x64):
     mixture, process = covering
     x, t = points(process)
-    gradient = jax.grad(lambda x: mixture.log_prob(process, x, t).sum())(x)
-    np.testing.assert_allclose(mixture.score(process)(x, t), gradient, rtol=1e-10, atol=1e-12)
+    gradient = jax.jit(jax.grad(lambda x: mixture.log_prob(process, x, t).sum()))(x)
+    np.testing.assert_allclose(jax.jit(mixture.score(process))(x, t), gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_tweedie_relates_denoised_and_score(mixture, process):
@@ -79,14 +79,14 @@ def test_tweedie_relates_denoised_and_score(mixture, process):
 
 def jacobian(field, x, t):
     """[batch, d, d] of a field (x, t) -> [batch, d]."""
-    return jax.vmap(jax.jacfwd(lambda x, t: field(x[None], t)[0]))(x, t)
+    return jax.jit(jax.vmap(jax.jacfwd(lambda x, t: field(x[None], t)[0])))(x, t)
 
 
 def test_divergence_is_the_trace_of_the_velocity_jacobian(covering, x64):
     mixture, process = covering
     x, t = points(process)
     trace = jnp.trace(jacobian(mixture.velocity(process), x, t), axis1=1, axis2=2)
-    np.testing.assert_allclose(mixture.divergence(process)(x, t), trace, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(jax.jit(mixture.divergence(process))(x, t), trace, rtol=1e-9, atol=1e-11)
 
 
 def test_jacobian_of_the_denoised_is_a_covariance(gaussian, x64):
@@ -101,9 +101,14 @@ def test_continuity_equation(covering, x64):
     """d log p/dt + velocity . score + divergence = 0: density, velocity and divergence belong to one flow."""
     mixture, process = covering
     x, t = points(process)
-    rate = jax.grad(lambda t: mixture.log_prob(process, x, t).sum())(t)
-    transport = (mixture.velocity(process)(x, t) * mixture.score(process)(x, t)).sum(-1)
-    terms = np.stack([rate, transport, mixture.divergence(process)(x, t)])
+
+    @jax.jit
+    def terms_at(x, t):
+        rate = jax.grad(lambda t: mixture.log_prob(process, x, t).sum())(t)
+        transport = (mixture.velocity(process)(x, t) * mixture.score(process)(x, t)).sum(-1)
+        return jnp.stack([rate, transport, mixture.divergence(process)(x, t)])
+
+    terms = np.asarray(terms_at(x, t))
     assert (np.abs(terms.sum(0)) < 1e-9 * np.abs(terms).max(0)).all()
 
 
@@ -217,13 +222,15 @@ def test_impossible_mixtures_are_refused():
 def test_point_masses_agree_with_a_mixture_without_covariance(process, x64):
     """Two implementations of one model; under PFGM++ a closed form against a quadrature."""
     weights, points = [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]]
-    ours, theirs = PointMasses(points, weights), make("point masses")
-    for xp in (np, jnp):
-        x, t = (xp.asarray(a) for a in map(np.asarray, points_and_times(process)))
-        for method in ("denoiser", "score", "velocity", "divergence"):
-            pair = (getattr(m, method)(process)(x, t) for m in (ours, theirs))
-            np.testing.assert_allclose(*pair, rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(*(m.log_prob(process, x, t) for m in (ours, theirs)), rtol=1e-10)
+    both = PointMasses(points, weights), make("point masses")
+
+    def everything(x, t):
+        fields = [[getattr(m, f)(process)(x, t) for m in both] for f in ("denoiser", "score", "velocity", "divergence")]
+        return [*fields, [m.log_prob(process, x, t) for m in both]]
+
+    for function in (everything, jax.jit(everything)):
+        for ours, theirs in function(*points_and_times(process)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
 def points_and_times(process):

@@ -13,10 +13,11 @@ import numpy as np
 import tyro
 from etils import epath
 
+from gendyn.processes.fields import DIFFUSIONS
 from gendyn.samplers import FITTED, SamplerPlan
 from gendyn.samplers import load as load_plan
 from gendyn.samplers.statistics import Statistics
-from gendyn.training import Model, Sampling, conditions, guided, load, plan_for, sample
+from gendyn.training import Model, Sampling, called, conditions, guided, load, plan_for, sample, starts
 
 
 def experiments() -> dict[str, pathlib.Path]:
@@ -77,6 +78,8 @@ class Drawing:
     """A saved plan, for example from `gendyn tune`, in the place of sampler, nfe and grid."""
     guidance: float | None = None
     """Classifier-free guidance weight; 1 is the conditional model alone."""
+    diffusion: str | None = None
+    """Noise of an interpolant's SDE: of_gamma, constant or sine, with a number, for example of_gamma=0.5."""
     ema: float | None = None
     """Relative width of the averaged weights; 0 for the raw parameters; any width the run can reconstruct."""
     step: int | None = None
@@ -91,6 +94,8 @@ class Drawing:
         chosen = {k: v for k in ("sampler", "nfe", "grid", "guidance") if (v := getattr(self, k)) is not None}
         if self.sampler is not None and self.sampler != default.sampler:
             chosen |= {"options": {}, "grid": self.grid}
+        if self.diffusion is not None:
+            chosen["options"] = chosen.get("options", default.options) | {"diffusion": diffusion(self.diffusion)}
         return dataclasses.replace(default, **chosen)
 
 
@@ -110,6 +115,28 @@ class Drawn:
         )
 
 
+def diffusion(text: str) -> Any:
+    """A noise level from its name and number, "sine=2"; the number is 1 unless given."""
+    name, _, number = text.partition("=")
+    try:
+        kind = DIFFUSIONS[name]
+        return kind(**{dataclasses.fields(kind)[0].name: float(number or 1)})
+    except (KeyError, ValueError):
+        raise ValueError(
+            f"--diffusion is one of {', '.join(DIFFUSIONS)} with a number, for example of_gamma=0.5; got {text!r}."
+        ) from None
+
+
+def from_prior(options: Any, model: Model, command: str) -> Model:
+    """The model, if its samples start from a prior, as the command needs."""
+    if getattr(model.experiment.objective, "start", None) is not None:
+        raise ValueError(
+            f"gendyn {command} needs a model that starts from noise; {options.run} is an interpolant between two data "
+            "sets, whose samplers are compared from Python: gd.training.sample(..., starts=gd.training.starts(...))."
+        )
+    return model
+
+
 def open_model(options: Drawing) -> Model:
     """The run's model with the weights that were asked for."""
     return load(options.run, ema=options.ema, step=options.step)
@@ -123,13 +150,15 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
     denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
     plan = chosen_plan(options, model, sampling)
     cond, labels = conditions(model.experiment, num, only_class)
+    begin = starts(model.experiment, num)
     with progress("sampling", num) as report:
         x = sample(
-            denoiser,
+            called(denoiser, plan, sampling),
             plan,
             model.shape,
             num=num,
             labels=cond,
+            starts=begin,
             seed=options.seed,
             batch_size=options.batch,
             report=report,
@@ -137,6 +166,8 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
     if not np.isfinite(x).all():
         raise ValueError("some samples are not finite; use more network calls or another sampler.")
     made = {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights, "num": num}
+    if options.diffusion is not None:
+        made["options"] = sampling.options | {"diffusion": options.diffusion}
     made |= {"sampler": plan.name, "grid": None, "options": {}, "plan": options.plan} if options.plan else {}
     return Drawn(model=model, x=x, labels=labels, how=dataclasses.asdict(sampling) | made)
 

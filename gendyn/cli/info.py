@@ -8,9 +8,11 @@ import jax
 import tyro
 from etils import epath
 
+from gendyn import distributed
 from gendyn.cli.common import parse
-from gendyn.training import Checkpoints, read_experiment, read_metrics
+from gendyn.training import Checkpoints, Experiment, abstract_state, read_experiment, read_metrics
 from gendyn.training.runs import stored_config
+from gendyn.training.step import sharding_table
 from gendyn.tree import paths
 
 
@@ -22,11 +24,13 @@ class Info:
     """Run directory, local or gs://."""
     parameters: bool = False
     """List every parameter with shape, axes and role."""
+    mesh: str = ""
+    """List where every parameter would lie on such a mesh, for example data=2,fsdp=4, and the bytes per device."""
 
 
 def run(argv: list[str]) -> int:
     options: Info = parse(Info, argv, prog="gendyn info", description=Info.__doc__ or "")
-    folder = epath.Path(options.run)
+    folder, sizes = epath.Path(options.run), distributed.parse_mesh(options.mesh)
     experiment = read_experiment(folder)
     described = stored_config(folder)
     abstract = jax.eval_shape(experiment.network.init, jax.random.key(0))
@@ -48,7 +52,19 @@ def run(argv: list[str]) -> int:
         print("last row    " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()))
     if options.parameters:
         print(_table(abstract, experiment.network.axes, experiment.network.roles))
+    if sizes:
+        print(_placed(experiment, sizes))
     return 0
+
+
+def _placed(experiment: Experiment, sizes: dict[str, int]) -> str:
+    """The sharding table on a mesh that need not exist, and what a device would hold of the training state."""
+    mesh = distributed.abstract_mesh(**sizes)
+    distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
+    table, state = sharding_table(experiment, mesh), abstract_state(experiment)
+    parts = {"parameters": state.params, "optimiser": state.opt_state, "averages": state.ema}
+    each = ", ".join(f"{name} {table.bytes_per_device(tree) / 2**20:.1f}" for name, tree in parts.items())
+    return f"{table}\n{mesh.size} devices, MiB on each: {each}; gradients as parameters, activations not included"
 
 
 def _table(abstract: object, axes: object, roles: object) -> str:

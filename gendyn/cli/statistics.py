@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from gendyn import samplers
-from gendyn.cli.common import parse, progress, statistics_file
+from gendyn.cli.common import from_prior, parse, progress, statistics_file
 from gendyn.data.loader import Batches
 from gendyn.samplers.statistics import (
     Moments,
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
         raise ValueError(
             f"--num-samples must be at least 4 and --times at least 2; got {options.num_samples} and {options.times}."
         )
-    model = load(options.run, ema=options.ema, step=options.step)
+    model = from_prior(options, load(options.run, ema=options.ema, step=options.step), "statistics")
     guidance = model.experiment.sampling.guidance if options.guidance is None else options.guidance
     denoiser = guided(model.denoiser, guidance, model.num_classes)
     started = time.perf_counter()

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from etils import epath
 
-from gendyn.cli.common import fitted_statistics, parse, progress
+from gendyn.cli.common import fitted_statistics, from_prior, parse, progress
 from gendyn.data.loader import take
 from gendyn.metrics import report
 from gendyn.oracles import EXAMPLES
@@ -127,7 +127,7 @@ def _fill(rows: list[Any], options: Study, subject: Subject, chosen: Any, folder
 
 
 def _trained(options: Study) -> Subject:
-    model = load(options.run, ema=options.ema, step=options.step)
+    model = from_prior(options, load(options.run, ema=options.ema, step=options.step), "study")
     fitted = {s: fitted_statistics(options, model, s, options.guidance) for s in options.samplers}
     settings = {"run": options.run, "step": model.step, "weights": model.weights, "guidance": options.guidance}
     return Subject(

@@ -14,6 +14,7 @@ from gendyn.training import (
     Sampling,
     TrainState,
     abstract_state,
+    called,
     conditions,
     fit,
     guided,
@@ -21,9 +22,10 @@ from gendyn.training import (
     open_run,
     plan_for,
     sample,
+    starts,
 )
 from gendyn.training.runs import describe
-from gendyn.training.step import check_source
+from gendyn.training.step import check_source, sharding_table
 
 PICTURES = 100
 MIB = 1024**2
@@ -41,6 +43,8 @@ class Options:
     """Print the resolved config, parameters, mesh and memory estimate, and exit."""
     devices: int | None = None
     """Use only so many devices."""
+    mesh: str = ""
+    """How parameters and batch are cut over the devices, for example fsdp=4,tensor=2; the rest holds copies."""
     wandb: str | None = None
     """Log to this Weights & Biases project too (needs the wandb extra)."""
 
@@ -71,7 +75,7 @@ def _usage() -> str:
 
 def train(config: Any, options: Options, path: Any) -> int:
     experiment = config.experiment()
-    mesh = distributed.data_mesh(devices(options.devices))
+    mesh = chosen_mesh(options)
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     plan_for(experiment.process, experiment.sampling)
     if options.dry_run:
@@ -97,6 +101,12 @@ def train(config: Any, options: Options, path: Any) -> int:
     return 0
 
 
+def chosen_mesh(options: Options) -> Mesh:
+    """The mesh that --devices and --mesh describe."""
+    chosen = devices(options.devices)
+    return distributed.make_mesh(**distributed.parse_mesh(options.mesh), devices=chosen)
+
+
 def devices(count: int | None) -> list[jax.Device] | None:
     if count is None:
         return None
@@ -118,12 +128,14 @@ class Pictures:
             return
         sampling: Sampling = self.experiment.sampling
         num = PICTURES if len(self.experiment.shape) > 1 else 2000
+        plan = plan_for(self.experiment.process, sampling)
         images = sample(
-            guided(denoiser, sampling.guidance, self.experiment.num_classes),
-            plan_for(self.experiment.process, sampling),
+            called(guided(denoiser, sampling.guidance, self.experiment.num_classes), plan, sampling),
+            plan,
             self.experiment.shape,
             num=num,
             labels=conditions(self.experiment, num)[0],
+            starts=starts(self.experiment, num),
             mesh=self.mesh,
         )
         save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))
@@ -142,10 +154,11 @@ def save_picture(path: str, decoded: np.ndarray) -> None:
 def dry_run(config: Any, experiment: Experiment, mesh: Any) -> str:
     """Resolved config, parameter count, mesh and memory, from shapes alone."""
     state = abstract_state(experiment)
-    per_device = experiment.batch_size // mesh.shape[distributed.DATA]
+    per_device, table = experiment.batch_size // distributed.ways(mesh), sharding_table(experiment, mesh)
     batch = per_device * int(np.prod(experiment.shape)) * 4
     parameters = sum(a.size for a in jax.tree.leaves(state.params))
-    params, optimizer, averages = (_mib(tree) for tree in (state.params, state.opt_state, state.ema))
+    parts = (state.params, state.opt_state, state.ema)
+    params, optimizer, averages = (table.bytes_per_device(tree) / MIB for tree in parts)
     fields = "\n".join(f"  {k} = {v!r}" for k, v in describe(config)["config"].items())
     return (
         f"config\n{fields}\n"
@@ -156,7 +169,3 @@ def dry_run(config: Any, experiment: Experiment, mesh: Any) -> str:
         f"gradients {params:.1f}, optimiser {optimizer:.1f}, averages {averages:.1f}, batch {batch / MIB:.1f}), "
         "activations not included"
     )
-
-
-def _mib(tree: Any) -> float:
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree)) / MIB

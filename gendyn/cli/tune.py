@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gendyn.cli.common import Drawing, chosen_plan, open_model, parse, progress
+from gendyn.cli.common import Drawing, chosen_plan, from_prior, open_model, parse, progress
 from gendyn.samplers import FITTED, MovingGrid, SamplerPlan, save, tune, tuning
 from gendyn.training import Model, Sampling, guided
 
@@ -39,7 +39,7 @@ class Tune(Drawing):
 
 def run(argv: list[str]) -> int:
     options: Tune = parse(Tune, argv, prog="gendyn tune", description=Tune.__doc__ or "")
-    model = open_model(options)
+    model = from_prior(options, open_model(options), "tune")
     sampling = options.sampling(model.experiment.sampling)
     start = _start(options, model, sampling)
     before = start.plan() if isinstance(start, MovingGrid) else start

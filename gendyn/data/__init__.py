@@ -22,6 +22,7 @@ from gendyn.data.digits import digits
 from gendyn.data.foreign import Wrapped, wrap
 from gendyn.data.images import image_folder
 from gendyn.data.loader import Batches, batches
+from gendyn.data.paired import Paired, paired
 from gendyn.data.parquet import image_parquet
 from gendyn.data.sources import Arrays, CorruptData, Source, arrays, npz
 from gendyn.data.synthetic import synthetic2d
@@ -32,6 +33,7 @@ __all__ = [
     "Arrays",
     "Batches",
     "CorruptData",
+    "Paired",
     "Positional",
     "Source",
     "Transform",
@@ -44,6 +46,7 @@ __all__ = [
     "image_parquet",
     "npz",
     "open_source",
+    "paired",
     "random_flip",
     "synthetic2d",
     "to_uint8",

@@ -78,8 +78,8 @@ def functional(make: Callable[..., nnx.Module]) -> Network:
     >>> from functools import partial
     >>> from gendyn.networks import MLP
     >>> network = functional(partial(MLP, 2, width=16, depth=1))
-    >>> params = initialise(network, jax.random.key(0))
-    >>> network.apply(params, jnp.ones((3, 2)), 0.5, None).shape
+    >>> params = jax.eval_shape(network.init, jax.random.key(0))
+    >>> jax.eval_shape(network.apply, params, jnp.ones((3, 2)), 0.5).shape
     (3, 2)
     >>> network.axes["readout"]["kernel"], network.roles["readout"]["kernel"]
     (('embed', 'data'), 'output')

@@ -40,9 +40,9 @@ class DiT(nnx.Module):
 
     At initialisation W and the readout are zero: the output is exactly 0.
 
-    >>> import jax.numpy as jnp
-    >>> net = DiT((8, 8, 1), patch=2, width=16, depth=1, heads=2, rngs=nnx.Rngs(0))
-    >>> net(jnp.ones((3, 8, 8, 1)), 0.3).shape
+    >>> import jax, jax.numpy as jnp
+    >>> net = lambda x: DiT((8, 8, 1), patch=2, width=16, depth=1, heads=2, rngs=nnx.Rngs(0))(x, 0.3)
+    >>> jax.eval_shape(net, jnp.ones((3, 8, 8, 1))).shape
     (3, 8, 8, 1)
 
     Peebles and Xie 2023, arXiv:2212.09748.

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 from jaxtyping import Array, Float, Int
 
+from gendyn.distributed import constrain, gathered
 from gendyn.networks.layers import Dense, parameter
 
 # Lowest and highest angular frequency: they resolve time in [0, 1], log(sigma)/4 in about [-2, 2], and discrete
@@ -99,7 +100,7 @@ class Classes(nnx.Module):
         if not jnp.issubdtype(rows.dtype, jnp.integer):
             raise TypeError(f"cond holds integer classes 0 to {self.null} (the null class), got {rows.dtype}; cast it.")
         # "fill": a class out of range gives NaN; the default would silently take the last row.
-        return jnp.take(self.table[...], rows, axis=0, mode="fill")
+        return constrain(jnp.take(gathered(self.table[...]), rows, axis=0, mode="fill"), "conditioning")
 
 
 class Conditioning(nnx.Module):

@@ -16,6 +16,7 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gendyn.distributed import check_heads, constrain
 from gendyn.parametrization.axes import role
 
 LECUN = lecun_normal()  # variance 1/fan_in, where fan_in is everything before the last axis
@@ -51,11 +52,11 @@ class Dense(nnx.Module):
     ) -> None:
         self.kernel = parameter(rngs, init, (inputs, outputs), axes)
         self.bias = None if bias is None else parameter(rngs, bias, (outputs,), axes[-1:])
-        self.dtype = jnp.dtype(dtype)
+        self.axis, self.dtype = axes[-1], jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         y = x.astype(self.dtype) @ self.kernel.astype(self.dtype)
-        return y if self.bias is None else y + self.bias.astype(self.dtype)
+        return constrain(y if self.bias is None else y + self.bias.astype(self.dtype), self.axis)
 
 
 class Conv(nnx.Module):
@@ -82,10 +83,10 @@ class Conv(nnx.Module):
         shape = (size,) * spatial + (inputs, outputs)
         self.kernel = parameter(rngs, init, shape, ("spatial",) * spatial + tuple(axes))
         self.bias = parameter(rngs, bias, (outputs,), axes[-1:])
-        self.dtype = jnp.dtype(dtype)
+        self.axis, self.dtype = axes[-1], jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "batch *spatial inputs"]) -> Float[Array, "batch *spatial outputs"]:
-        return self.correlate(x, "SAME") + self.bias.astype(self.dtype)
+        return constrain(self.correlate(x, "SAME") + self.bias.astype(self.dtype), self.axis)
 
     def correlate(self, x: Float[Array, "batch *spatial inputs"], padding: Any) -> Array:
         """The convolution without its bias, with zeros so far beyond the border."""
@@ -183,6 +184,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         split = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+        check_heads(self.heads)
         query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
         mixed = jax.nn.dot_product_attention(query, key, value, scale=self.scale)
         return self.out(mixed.reshape(x.shape))

@@ -88,9 +88,9 @@ class UNet(nnx.Module):
 
     At initialisation every branch and the readout are zero: the output is exactly 0.
 
-    >>> import jax.numpy as jnp
-    >>> net = UNet(1, 2, width=8, multipliers=(1, 2), blocks=1, rngs=nnx.Rngs(0))
-    >>> net(jnp.ones((3, 6, 2)), 0.3).shape
+    >>> import jax, jax.numpy as jnp
+    >>> net = lambda x: UNet(1, 2, width=8, multipliers=(1, 2), blocks=1, rngs=nnx.Rngs(0))(x, 0.3)
+    >>> jax.eval_shape(net, jnp.ones((3, 6, 2))).shape
     (3, 6, 2)
 
     Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239; Dhariwal and Nichol 2021,

@@ -98,7 +98,8 @@ class Interpolation:
     Args:
         process: the interpolant.
         predicts: "velocity" or "v" (its part without noise), and "eta" or "score" if SDEs are wanted.
-        coupling: pairs stored with the data by default; or a rearrangement of the batch's base.
+        coupling: pairs stored with the data by default; or a rearrangement of the batch's base, such as `Shuffled()`
+            for ends that are to be independent.
         estimator: `Plain()` or `Antithetic()`.
         margin: times are uniform on [margin, 1 - margin].
         drop, null: label dropout, as in `Denoising`.
@@ -121,6 +122,8 @@ class Interpolation:
     null: Any = None
 
     needs = ("base",)
+    start = "base"
+    """Entry of a batch that samples start from, in the place of a prior."""
 
     def __post_init__(self) -> None:
         known = [kind for kind in self.predicts if kind in TARGETS]

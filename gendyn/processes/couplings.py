@@ -57,6 +57,19 @@ class Stored:
 
 
 @constant
+class Shuffled:
+    """A uniform permutation of the batch's base: independent ends from stored pairs, which come alike every epoch.
+
+    Not within conditions: the base of two data sets knows nothing of the label.
+    """
+
+    needs = ()
+
+    def __call__(self, key: PRNGKeyArray, base: Array, data: Array, cond: Any = None) -> Array:
+        return jax.random.permutation(key, base)
+
+
+@constant
 class MinibatchOT:
     """The permutation of the batch with the least sum of |data - base|^2, by exact assignment.
 
@@ -117,6 +130,7 @@ class EntropicOT:
 COUPLINGS = {
     "independent": Independent,
     "stored": Stored,
+    "shuffled": Shuffled,
     "minibatch_ot": MinibatchOT,
     "entropic_ot": EntropicOT,
 }

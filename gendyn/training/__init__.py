@@ -16,7 +16,7 @@ from gendyn.training.loop import Diverged, Outcome, fit
 from gendyn.training.reflow import Reflow, reflow
 from gendyn.training.rounds import Round
 from gendyn.training.runs import Model, differences, load, load_config_class, open_run, read_config, read_experiment
-from gendyn.training.sampling import class_labels, conditions, guided, plan_for, sample
+from gendyn.training.sampling import called, class_labels, conditions, guided, plan_for, sample, starts
 from gendyn.training.schedules import SCHEDULES, adamw, schedule
 from gendyn.training.step import TrainState, abstract_state, build, compiled_step, init_state, train_step
 
@@ -37,6 +37,7 @@ __all__ = [
     "abstract_state",
     "adamw",
     "build",
+    "called",
     "class_labels",
     "compiled_step",
     "conditions",
@@ -56,5 +57,6 @@ __all__ = [
     "resolve",
     "sample",
     "schedule",
+    "starts",
     "train_step",
 ]

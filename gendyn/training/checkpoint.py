@@ -61,6 +61,8 @@ class Checkpoints:
     ) -> Any:
         """The newest readable state, or None if there is none.
 
+        It is read onto `sharding`, one for every leaf or a tree like the state, whatever mesh wrote it.
+
         A checkpoint that cannot be read is moved to `unreadable/` beside the others and reported, and the one
         before it is tried.
 
@@ -124,10 +126,8 @@ class Checkpoints:
         self.manager.close()
 
     def _state(self, step: int, abstract: TrainState, stds: Sequence[float], sharding: Any) -> TrainState:
-        targets = {
-            name: ocp.args.StandardRestore(_with_sharding(tree, sharding))
-            for name, tree in _items(abstract, stds).items()
-        }
+        placed = _items(_with_sharding(abstract, sharding), stds)
+        targets = {name: ocp.args.StandardRestore(tree) for name, tree in placed.items()}
         found = self.manager.restore(step, args=ocp.args.Composite(**targets))
         rest = found["rest"]
         averages = tuple(found["ema"][_name(std)] for std in stds) if stds else ()
@@ -175,7 +175,9 @@ def _name(std: float) -> str:
 
 
 def _with_sharding(abstract: Any, sharding: Any) -> Any:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract)
+    """`sharding` is one for all leaves, a tree of them, or None."""
+    places = jax.tree.broadcast(sharding, abstract, is_leaf=lambda node: node is None)
+    return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), abstract, places)
 
 
 def first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from gendyn.data import Source
 from gendyn.training.checkpoint import Checkpoints
 from gendyn.training.experiment import Experiment
 from gendyn.training.logs import MetricsLog, ProgressLine
-from gendyn.training.step import TrainState, abstract_state, build
+from gendyn.training.step import TrainState, abstract_state, build, state_shardings
 
 Callback: TypeAlias = Callable[[int, TrainState, Any], None]
 """Called with (step, state, denoiser), the denoiser holding the first tracked average."""
@@ -102,7 +102,7 @@ def fit(
     snapshots = Checkpoints(folder / "ema", keep_last=None) if experiment.snapshot_every else None
     messages: list[str] = []
     restored = checkpoints.restore(
-        abstract_state(experiment), experiment.ema, distributed.replicated(mesh), report=messages.append
+        abstract_state(experiment), experiment.ema, state_shardings(experiment, mesh), report=messages.append
     )
     start = 0 if restored is None else int(restored.step)
     if snapshots and restored is not None:

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, PRNGKeyArray
 
 from gendyn import distributed, samplers
 from gendyn.control import cfg, restore
 from gendyn.data.loader import take
+from gendyn.processes.fields import Fields, OfGamma
 from gendyn.samplers import SamplerPlan
 from gendyn.samplers.statistics import Statistics
 from gendyn.training.experiment import Experiment, Sampling
@@ -33,6 +35,8 @@ def guided(denoiser: Any, weight: float, num_classes: int | None) -> Any:
         return denoiser
     if hasattr(denoiser, "anchor"):
         raise ValueError(f"guidance {weight:g} was asked of a restoration model, which has no null condition (use 1).")
+    if isinstance(denoiser, Fields):
+        raise ValueError(f"guidance {weight:g} was asked of a two-sided interpolant, which is not guided (use 1).")
     if num_classes is None:
         raise ValueError(f"guidance {weight:g} needs a class-conditional model; this one has no classes (use 1).")
     return cfg(denoiser, weight, null=num_classes)
@@ -45,6 +49,7 @@ def sample(
     *,
     num: int,
     labels: Any = None,
+    starts: Any = None,
     seed: int = 0,
     batch_size: int = 256,
     mesh: Mesh | None = None,
@@ -57,9 +62,11 @@ def sample(
 
     Args:
         labels: conditions, [num] (or a tree of such), or None.
+        starts: states at the plan's first time, [num, *shape], in the place of draws from the prior.
         report: called with the number of samples done after every batch.
     """
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "mesh": mesh, "report": report}
+    options["starts"] = starts
     return _ends(denoiser, plan, shape, rows=range(num), labels=labels, **options)[1]
 
 
@@ -80,7 +87,16 @@ def pairs(
     As `sample`: pair i depends neither on its neighbours nor on the batch size, so pairs may be made in pieces.
     """
     x_T, x = _ends(
-        denoiser, plan, shape, rows=rows, labels=labels, seed=seed, batch_size=batch_size, mesh=mesh, report=report
+        denoiser,
+        plan,
+        shape,
+        rows=rows,
+        labels=labels,
+        starts=None,
+        seed=seed,
+        batch_size=batch_size,
+        mesh=mesh,
+        report=report,
     )
     return x_T / np.float32(plan.process.sigma(float(plan.t[0]))), x
 
@@ -92,6 +108,7 @@ def _ends(
     *,
     rows: range,
     labels: Any,
+    starts: Any,
     seed: int,
     batch_size: int,
     mesh: Mesh | None,
@@ -100,38 +117,49 @@ def _ends(
     """(x_T, x) of the numbered rows, on the host."""
     mesh = distributed.data_mesh() if mesh is None else mesh
     denoiser = _on(mesh, denoiser)
-    ways, num = mesh.shape[distributed.DATA], len(rows)
+    ways, num = distributed.ways(mesh), len(rows)
     batch_size = -(-min(batch_size, num) // ways) * ways
-    starts, ends = ([np.zeros((0, *shape), np.float32)] for _ in range(2))
+    kept: tuple[list[np.ndarray], ...] = ([np.zeros((0, *shape), np.float32)], [np.zeros((0, *shape), np.float32)])
     for start in range(0, num, batch_size):
         places = np.minimum(np.arange(start, start + batch_size), num - 1)
-        cond = jax.tree.map(lambda a, places=places: np.asarray(a)[places], labels)
-        both = _batch(denoiser, plan, shape, seed, np.asarray(rows)[places], cond, mesh)
-        for kept, new in zip((starts, ends), both, strict=True):
-            kept.append(np.asarray(new)[: num - start])
+        cond, begin = jax.tree.map(lambda a, places=places: np.asarray(a)[places], (labels, starts))
+        both = _batch(denoiser, plan, shape, seed, np.asarray(rows)[places], cond, begin, mesh)
+        for end, new in zip(kept, both, strict=True):
+            end.append(np.asarray(new)[: num - start])
         report(min(start + batch_size, num))
-    return np.concatenate(starts), np.concatenate(ends)
+    return np.concatenate(kept[0]), np.concatenate(kept[1])
 
 
 def _batch(
-    denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, mesh: Mesh
+    denoiser: Any, plan: SamplerPlan, shape: tuple[int, ...], seed: int, rows: Any, cond: Any, starts: Any, mesh: Mesh
 ) -> tuple[Any, Any]:
     cut = distributed.split(mesh)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
     priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    prior = plan.process.sample_prior
-    x_T = jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(priors)
+    x_T = starts if starts is not None else _from_prior(plan, priors, shape)
     x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
-    if hasattr(denoiser, "anchor"):
-        mu = denoiser.anchor(cond)
-        return x_T, restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
-    return x_T, samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+    with jax.set_mesh(mesh):
+        if hasattr(denoiser, "anchor"):
+            mu = denoiser.anchor(cond)
+            return x_T, restore(plan, denoiser, mu, draws, x_T=mu + x_T, cond=cond)
+        return x_T, samplers.run(plan, denoiser, x_T, key=draws, cond=cond)
+
+
+def _from_prior(plan: SamplerPlan, keys: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    prior = plan.process.sample_prior
+    return jax.vmap(lambda key: prior(key, (1, *shape), t=float(plan.t[0]))[0])(keys)
 
 
 def _on(mesh: Mesh, denoiser: Any) -> Any:
-    """Weights on every device of the mesh, copied once; a plain function stays as it is."""
+    """Weights that do not lie on the mesh already are copied to every device of it; a function stays as it is."""
     whole = distributed.replicated(mesh)
-    return jax.tree.map(lambda a: jax.device_put(a, whole) if isinstance(a, jax.Array) else a, denoiser)
+
+    def put(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or getattr(leaf.sharding, "mesh", None) == mesh:
+            return leaf
+        return jax.device_put(leaf, whole)
+
+    return jax.tree.map(put, denoiser)
 
 
 def conditions(experiment: Experiment, num: int, only: int | None = None) -> tuple[Any, np.ndarray | None]:
@@ -145,16 +173,39 @@ def conditions(experiment: Experiment, num: int, only: int | None = None) -> tup
     if not given:
         labels = class_labels(num, experiment.num_classes, only)
         return labels, labels
+    batch = _examples(experiment, given, num, only)
+    labels = batch["label"] if experiment.num_classes is not None else None
+    return {name: batch[name] for name in given} | ({} if labels is None else {"label": labels}), labels
+
+
+def starts(experiment: Experiment, num: int) -> np.ndarray | None:
+    """What `num` samples start from in the place of a prior: the base of the first test examples for an objective of
+    two data sets, else None.
+
+    Raises:
+        ValueError: an objective of two data sets, and an experiment without test examples.
+    """
+    entry = getattr(experiment.objective, "start", None)
+    return None if entry is None else _examples(experiment, (entry,), num)[entry]
+
+
+def _examples(experiment: Experiment, names: tuple[str, ...], num: int, only: int | None = None) -> dict[str, Any]:
+    """The first test examples, again from the beginning where there are fewer; of one class if `only` says so."""
     if experiment.test is None:
-        raise ValueError(f"samples of this model are made from {', '.join(given)} of test examples; set test=.")
+        raise ValueError(f"samples of this model are made from {', '.join(names)} of test examples; set test=.")
     source = experiment.test()
     rows = np.arange(len(source))
     if only is not None:
         class_labels(1, experiment.num_classes, only)
         rows = rows[take(source, rows)["label"] == only]
-    batch = take(source, rows[np.arange(num) % len(rows)])
-    labels = batch["label"] if experiment.num_classes is not None else None
-    return {name: batch[name] for name in given} | ({} if labels is None else {"label": labels}), labels
+    return take(source, rows[np.arange(num) % len(rows)])
+
+
+def called(D: Any, plan: SamplerPlan, sampling: Sampling) -> Any:
+    """What the plan calls: the model itself, or, for an SDE of an interpolant, its drift with the same diffusion."""
+    if isinstance(D, Fields) and plan.field != D.field:
+        return D.drift(sampling.options.get("diffusion", OfGamma()))
+    return D
 
 
 def class_labels(num: int, num_classes: int | None, only: int | None = None) -> np.ndarray | None:

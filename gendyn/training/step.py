@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from gendyn import distributed
 from gendyn.data import Source, batches
+from gendyn.distributed import ShardingTable
 from gendyn.networks import initialise
 from gendyn.training import ema
 from gendyn.training.experiment import Config, Experiment, resolve
@@ -122,14 +123,24 @@ def needs(experiment: Experiment) -> tuple[str, ...]:
 
 def init_state(experiment: Experiment, mesh: Mesh, init: Any = None) -> TrainState:
     """The first state, every leaf born with its final sharding; from the parameters `init` (copied) if given."""
-    whole = distributed.replicated(mesh)
+    places = state_shardings(experiment, mesh)
     if init is None:
-        params = initialise(experiment.network, _keys(experiment)[0], shardings=whole)
+        params = initialise(experiment.network, _keys(experiment)[0], shardings=places.params)
     else:
         check_parameters(experiment, init)
         # Copies: the state is donated, and what was given must survive.
-        params = jax.device_put(jax.tree.map(lambda a: np.array(a, np.float32), init), whole)
-    return jax.jit(lambda params: _first_state(experiment, params), out_shardings=whole)(params)
+        params = jax.device_put(jax.tree.map(lambda a: np.array(a, np.float32), init), places.params)
+    return jax.jit(lambda params: _first_state(experiment, params), out_shardings=places)(params)
+
+
+def sharding_table(experiment: Experiment, mesh: Mesh | AbstractMesh) -> ShardingTable:
+    """Where the experiment's parameters lie on a mesh, which need not exist."""
+    return ShardingTable.of(abstract_state(experiment).params, experiment.network.axes, mesh)
+
+
+def state_shardings(experiment: Experiment, mesh: Mesh) -> TrainState:
+    """A training state of shardings: optimiser and averages lie where their parameters do."""
+    return sharding_table(experiment, mesh).shardings(abstract_state(experiment))
 
 
 def check_parameters(experiment: Experiment, init: Any) -> None:
@@ -176,19 +187,22 @@ class CompiledStep:
 
     program: Any
     weights: tuple[Array, ...]
+    mesh: Mesh
 
     def __call__(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        return self.program(state, batch, self.weights)
+        with jax.set_mesh(self.mesh):  # for `distributed.constrain` inside the network
+            return self.program(state, batch, self.weights)
 
     def lower(self, state: TrainState, batch: dict[str, Array]) -> Any:
         """The lowered program, for its text, memory or cost."""
-        return self.program.lower(state, batch, self.weights)
+        with jax.set_mesh(self.mesh):
+            return self.program.lower(state, batch, self.weights)
 
 
 def compiled_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:
-    """`train_step` on a mesh: state replicated and donated, batch cut over the data axis, the objective's own arrays
-    replicated arguments."""
-    whole, cut = distributed.replicated(mesh), distributed.split(mesh)
+    """`train_step` on a mesh: state placed by the sharding table and donated, batch cut over data and fsdp, the
+    objective's own arrays replicated arguments."""
+    whole, cut, places = distributed.replicated(mesh), distributed.split(mesh), state_shardings(experiment, mesh)
     leaves, structure = jax.tree.flatten(experiment.objective)
     held = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
     rest = [None if own else leaf for own, leaf in zip(held, leaves)]  # the program keeps no reference to the arrays
@@ -199,9 +213,9 @@ def compiled_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:
         objective = jax.tree.unflatten(structure, [next(given) if own else leaf for own, leaf in zip(held, rest)])
         return train_step(dataclasses.replace(spared, objective=objective), state, batch)
 
-    program = jax.jit(step, in_shardings=(whole, cut, whole), out_shardings=(whole, whole), donate_argnums=0)
+    program = jax.jit(step, in_shardings=(places, cut, whole), out_shardings=(places, whole), donate_argnums=0)
     weights = tuple(jax.device_put(leaf, whole) for own, leaf in zip(held, leaves) if own)
-    return CompiledStep(program=program, weights=weights)
+    return CompiledStep(program=program, weights=weights, mesh=mesh)
 
 
 def train_step(experiment: Experiment, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:

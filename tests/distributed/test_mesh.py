@@ -4,12 +4,23 @@ import jax
 import numpy as np
 import pytest
 
-from gendyn.distributed import DATA, check_divisible, data_mesh, place, replicated, split
+from gendyn.distributed import (
+    DATA,
+    FSDP,
+    TENSOR,
+    check_divisible,
+    data_mesh,
+    make_mesh,
+    parse_mesh,
+    place,
+    replicated,
+    split,
+)
 
 
-def test_mesh_is_one_axis_over_all_devices_or_those_given():
-    assert dict(data_mesh().shape) == {DATA: jax.device_count()}
-    assert dict(data_mesh(jax.devices()[:2]).shape) == {DATA: 2}
+def test_by_default_all_devices_or_those_given_hold_copies():
+    assert dict(data_mesh().shape) == {DATA: jax.device_count(), FSDP: 1, TENSOR: 1}
+    assert dict(data_mesh(jax.devices()[:2]).shape) == {DATA: 2, FSDP: 1, TENSOR: 1}
 
 
 def test_split_cuts_rows_and_replicated_copies():
@@ -17,6 +28,28 @@ def test_split_cuts_rows_and_replicated_copies():
     cut, whole = jax.device_put(x, split(mesh)), jax.device_put(x, replicated(mesh))
     assert [shard.data.tolist() for shard in cut.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert [shard.data.shape for shard in whole.addressable_shards] == [(8,)] * 4
+
+
+def test_a_mesh_is_a_block_whose_batch_is_cut_over_data_and_fsdp():
+    mesh = make_mesh(fsdp=2, tensor=2)
+    assert tuple(mesh.shape.values()) == (2, 2, 2)
+    assert jax.device_put(np.arange(8.0), split(mesh)).addressable_shards[0].data.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fsdp=3", "data=2 x fsdp=3 x tensor=1 does not fit 8 devices"),
+        ("data=2,fsdp=2", "data=2 x fsdp=2 x tensor=1 does not fit 8 devices"),
+        ("fdsp=2", "sizes of data, fsdp, tensor, as fsdp=4,tensor=2; got 'fdsp=2'"),
+        ("fsdp=0", "got 'fsdp=0'"),
+        ("fsdp", "got 'fsdp'"),
+        ("fsdp=2,fsdp=4", "got 'fsdp=4'"),
+    ],
+)
+def test_meshes_that_do_not_fit_are_refused_in_words(text, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(**parse_mesh(text))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import gendyn as gd
 from gendyn.processes import couplings
 
 N = 24
-NEAR = {name: kind for name, kind in couplings.COUPLINGS.items() if name not in ("independent", "stored")}
+NEAR = {name: kind for name, kind in couplings.COUPLINGS.items() if name not in ("independent", "stored", "shuffled")}
 """Couplings that look for near partners."""
 
 
@@ -57,11 +57,12 @@ def test_the_base_points_are_rearranged_never_changed_or_repeated(coupling, n):
     assert rows(paired.reshape(n, -1)) == rows(np.asarray(base).reshape(n, -1))
 
 
-def test_jit_changes_nothing_and_the_cost_does_not_rise(coupling, batch):
+def test_jit_changes_nothing_and_looking_for_near_partners_costs_no_more(coupling, batch):
     base, data, label = batch
     paired = coupling(jax.random.key(1), base, data, label)
     np.testing.assert_array_equal(jax.jit(coupling)(jax.random.key(1), base, data, label), paired)
-    assert cost(paired, data) <= cost(base, data)
+    if type(coupling) in NEAR.values():
+        assert cost(paired, data) <= cost(base, data)
 
 
 @pytest.mark.parametrize("seed", range(5))

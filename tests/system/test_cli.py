@@ -103,7 +103,7 @@ def test_unknown_options_and_values_are_explained(gendyn, tiny, tmp_path, argv):
 def test_dry_run_creates_nothing(gendyn, tiny, tmp_path):
     result = gendyn("train", tiny, "--out", tmp_path / "run", "--width", 24, "--dry-run")
     assert result.status == 0
-    for part in ("width = 24", "parameters", "{'data': 8}", "memory"):
+    for part in ("width = 24", "parameters", "{'data': 8, 'fsdp': 1, 'tensor': 1}", "memory"):
         assert part in result.out
     assert not list(tmp_path.iterdir())
 
@@ -114,6 +114,8 @@ def test_dry_run_creates_nothing(gendyn, tiny, tmp_path):
         (("--batch-size", 20), ("batch_size 20 does not divide over 8 devices", "use 16 or 24")),
         (("--batch-size", 24, "--accumulate", 2), ("8 devices x 2 micro-batches", "use 16 or 32")),
         (("--count", 0), ("at least one example",)),
+        (("--mesh", "fsdp=3"), ("fsdp=3", "does not fit 8 devices")),
+        (("--mesh", "fdsp=2"), ("sizes of data, fsdp, tensor", "got 'fdsp=2'")),
         (("--devices", 99), ("--devices must lie in 1..8; got 99",)),
         (("--steps", 0), ("steps must be at least 1; got 0",)),
         (("--keep-last", 0), ("keep_last must be at least 1",)),
@@ -191,6 +193,21 @@ def test_fewer_devices_train_and_draw(gendyn, tiny, tmp_path):
 
 
 # ---- sample, evaluate, info
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_elsewhere_and_its_table_is_printed(gendyn, tiny, tmp_path):
+    """Two steps with parameters cut over four devices, the rest on two whole copies; nothing of the run changes."""
+    command = ("train", tiny, "--out", tmp_path, "--steps", 4)
+    assert gendyn(*command, "--devices", 4, "--mesh", "fsdp=2,tensor=2", "--dry-run").status == 0
+    result = gendyn("train", tiny, "--out", tmp_path, "--steps", 2, "--devices", 4, "--mesh", "fsdp=4")
+    assert result.status == 0, result.err
+    assert gendyn(*command, "--devices", 2, "--override").status == 0
+    assert gendyn("sample", tmp_path, "--num", 4).status == 0
+    result = gendyn("info", tmp_path, "--mesh", "data=2,fsdp=4")
+    for part in ("readout/kernel", "fsdp -", "8 devices, MiB on each: parameters"):
+        assert part in result.out
+    refused(gendyn("info", tmp_path, "--mesh", "pods=2"), "sizes of data, fsdp, tensor")
 
 
 def test_samples_are_the_same_bytes_twice_and_the_same_in_other_batches(gendyn, trained, tmp_path):

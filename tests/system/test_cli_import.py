@@ -50,6 +50,7 @@ def test_the_range_of_sampling_can_be_chosen(run):
     assert json.loads((run / "config.json").read_text())["config"]["sigma_max"] == 40.0
 
 
+@pytest.mark.slow
 def test_a_study_of_an_imported_run(run, gendyn):
     study = gendyn("study", run, "--samplers", "ddim", "--nfe", 2, "--num", 2, "--fine-steps", 4)
     assert study.status == 0, study.err

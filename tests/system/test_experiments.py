@@ -17,6 +17,7 @@ TOY = {"width": 16, "depth": 1, "blocks": 1, "heads": 2, "multipliers": (1, 2), 
 """Toy values of the usual sizes; an experiment takes those it knows."""
 SHARED = {
     "mnist_flow": "data/mnist",
+    "interpolant_two_sets": "data/mnist",
     "reflow_mnist": "data/mnist",
     "restoration_mnist": "data/mnist",
     "cifar10_edm": "data/cifar10",
@@ -97,6 +98,7 @@ def test_a_restoration_run_samples_from_test_examples(shared, gendyn, tmp_path):
     assert "restoration model, which has no null condition" in refused.err
 
 
+@pytest.mark.slow
 def test_a_student_is_distilled_from_a_run(gendyn, tmp_path):
     """`--teacher RUN` names a digits_edm run; the student is sampled in two calls, also when the teacher is gone, and
     no solver of a flow accepts it."""
