@@ -20,6 +20,7 @@ ROOMS = (
     "parametrization",
     "distributed",
     "training",
+    "importing",
     "data",
     "metrics",
     "plots",

@@ -12,12 +12,12 @@ from gendyn.predictions import denoiser
 from gendyn.samplers import plan
 
 if TYPE_CHECKING:
-    from gendyn import data, distributed, metrics, networks, parametrization, plots, training
+    from gendyn import data, distributed, importing, metrics, networks, parametrization, plots, training
     from gendyn.training import load
 
 __version__ = "0.1.0"
 
-_LAZY = ("data", "distributed", "metrics", "networks", "parametrization", "plots", "training")
+_LAZY = ("data", "distributed", "importing", "metrics", "networks", "parametrization", "plots", "training")
 """Rooms with heavy dependencies (flax, orbax, grain, matplotlib): imported at first use."""
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "data",
     "denoiser",
     "distributed",
+    "importing",
     "load",
     "metrics",
     "networks",

@@ -224,11 +224,53 @@ class VEPreconditioner:
         return 1.0 / process.alpha(t)
 
     def label(self, process: Process, t: Any) -> Any:
-        return -process.lam(t) - float(np.log(2.0))
+        alpha, sigma = _state(process, t)  # not -lam - log 2: Fourier features magnify each rounding hundredfold
+        return namespace(t).log(0.5 * sigma / alpha)
 
     def row(self, process: Process, t: Any) -> Row:
         a, b = ROWS["eps"](process, t)
         return a, -b
+
+
+@constant
+class IDDPMPreconditioner:
+    """EDM's wrapper around networks trained on iDDPM's cosine table: F = noise, the label is a step, hence an integer.
+
+    With nu = sigma/alpha: scale = 1/(alpha sqrt(nu^2 + 1)), label = steps - 1 - argmin_j |u_j - nu| over the levels
+
+        u_M = 0,   u_{j-1}^2 + 1 = (u_j^2 + 1)/max(abar_{j-1}/abar_j, C1),   abar_j = sin^2(pi/2 j/(M (C2 + 1))).
+
+    Between levels the network is told the nearest one, as published: Karras et al. 2022 (arXiv 2206.00364), table 1,
+    after Nichol and Dhariwal 2021 (arXiv 2102.09672). Such networks also predict a variance: `learned_variance=True`.
+
+    >>> IDDPMPreconditioner(steps=4).levels.round(2).tolist()
+    [83.25, 2.44, 1.01, 0.42, 0.0]
+    """
+
+    C1: float = 0.001
+    C2: float = 0.008
+    steps: int = 1000
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The noise levels u_0 > ... > u_M = 0 of the table, float64 [steps + 1]."""
+        abar = np.sin(np.pi / 2 * np.arange(self.steps + 1) / (self.steps * (self.C2 + 1))) ** 2
+        growth = 1 / np.maximum(abar[:-1] / abar[1:], self.C1)
+        return np.sqrt(np.append(np.cumprod(growth[::-1])[::-1], 1.0) - 1)
+
+    def scale(self, process: Process, t: Any) -> Any:
+        alpha, sigma = _state(process, t)
+        return 1.0 / namespace(t).sqrt(alpha**2 + sigma**2)
+
+    def label(self, process: Process, t: Any) -> Any:
+        alpha, sigma = _state(process, t)
+        xp = namespace(t)
+        nu = xp.asarray(sigma / alpha)
+        distance = xp.abs(nu[..., None] - xp.asarray(self.levels, nu.dtype))
+        return (self.steps - 1 - distance.argmin(-1)).astype(nu.dtype)
+
+    def row(self, process: Process, t: Any) -> Row:
+        return ROWS["eps"](process, t)
 
 
 def row(kind: str, precondition: Preconditioner, process: Process, t: Any) -> Row:

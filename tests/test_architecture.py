@@ -37,9 +37,10 @@ MAY_IMPORT = {
     "metrics": GROUND,
     "training": MATHEMATICS | MACHINERY,
     "plots": MATHEMATICS | MACHINERY | {"training"},
-    "cli": MATHEMATICS | MACHINERY | {"training", "plots", "__version__"},
+    "importing": MATHEMATICS | MACHINERY | {"training"},
+    "cli": MATHEMATICS | MACHINERY | {"training", "plots", "importing", "__version__"},
     "__main__": {"cli"},
-    "__init__": MATHEMATICS | MACHINERY | {"training", "plots"},
+    "__init__": MATHEMATICS | MACHINERY | {"training", "plots", "importing"},
 }
 """Room -> what it may import of gendyn, besides itself."""
 
@@ -59,6 +60,9 @@ ONLY_IN = {
     "rich": {"cli", "training"},
     "tensorboardX": {"training"},
     "wandb": {"training"},
+    "pickle": set(),
+    "pickletools": {"importing"},
+    "safetensors": {"importing"},
     "torch": set(),
     "equinox": set(),
     "pandas": set(),

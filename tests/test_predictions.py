@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 
 from gendyn import oracles, predictions, processes
-from gendyn.predictions import ROWS, EDMPreconditioner, Identity, VEPreconditioner, VPPreconditioner, denoiser
+from gendyn.predictions import (
+    ROWS,
+    EDMPreconditioner,
+    IDDPMPreconditioner,
+    Identity,
+    VEPreconditioner,
+    VPPreconditioner,
+    denoiser,
+)
 from gendyn.processes import PROCESSES
 
 KINDS = [*ROWS, "F"]
-PRECONDITIONERS = [Identity(), EDMPreconditioner(), VPPreconditioner(), VEPreconditioner()]
+PRECONDITIONERS = [Identity(), EDMPreconditioner(), VPPreconditioner(), VEPreconditioner(), IDDPMPreconditioner()]
 
 
 @pytest.fixture(params=sorted(PROCESSES))
@@ -287,3 +295,27 @@ def test_velocity_of_the_exact_denoiser_is_the_exact_velocity(process):
     x, t = np.array([[0.3, -0.4], [1.0, 2.0]]), float(times_of(process)[5])
     field = predictions.velocity(mixture.denoiser(process), process)
     np.testing.assert_allclose(field(x, t), mixture.velocity(process)(x, t), rtol=1e-10)
+
+
+def test_iddpm_levels_are_those_of_a_cosine_table():
+    """Where no step is clipped the recursion telescopes: 1 + u_j^2 = abar_M/abar_j; the first step is clipped by C1."""
+    precondition = IDDPMPreconditioner()
+    u = precondition.levels
+    abar = np.sin(np.pi / 2 * np.arange(1001) / (1000 * 1.008)) ** 2
+    assert u[-1] == 0
+    assert (np.diff(u) < 0).all()
+    np.testing.assert_allclose(1 + u[1:] ** 2, abar[-1] / abar[1:], rtol=1e-10)
+    np.testing.assert_allclose((1 + u[0] ** 2) / (1 + u[1] ** 2), 1000, rtol=1e-10)
+
+
+def test_iddpm_labels_are_the_steps_of_the_nearest_levels():
+    """On every path: label 0 is the least noise that was trained (u_{M-1}), M - 1 the most (u_0)."""
+    precondition = IDDPMPreconditioner(steps=50)
+    u = precondition.levels[:-1]
+    edm = processes.EDM(sigma_max=1e5)
+    assert (precondition.label(edm, u) == np.arange(50)[::-1]).all()
+    assert (precondition.label(edm, jnp.asarray(u, jnp.float32)) == np.arange(50)[::-1]).all()
+    closer = u[1:] + 0.49 * (u[:-1] - u[1:])
+    assert (precondition.label(edm, closer) == np.arange(49)[::-1]).all()
+    flow = processes.RectifiedFlow()
+    assert (precondition.label(flow, flow.t_of_lam(-np.log(u))) == np.arange(50)[::-1]).all()

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
     experiment = model.experiment
     if experiment.test is None:
         raise ValueError(f"{options.run} has no test data to compare with; give its experiment a test source.")
-    train, test = _all(experiment.source()), _all(experiment.test())
+    train, test = _all(experiment.open_source()), _all(experiment.test())
     drawn = draw(options, model, options.num or len(test["data"]))
     result = (experiment.evaluate or _distances)(drawn.x, drawn.labels, train, test)
     print(f"{drawn}\n{result}")

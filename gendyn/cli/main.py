@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import keyword
 import logging
 import os
 import sys
@@ -18,8 +19,10 @@ COMMANDS = {
     "study": "compare samplers, grids and numbers of calls on a run",
     "reflow": "straighten a run's flow by training on its own pairs, and distil it",
     "info": "what a run is made of",
+    "import": "make a run of a public checkpoint, without executing it",
+    "export": "write a run's network under its published names",
 }
-"""Command -> one line; each is `gendyn/cli/COMMAND.py` with `run(argv) -> exit status`."""
+"""Command -> one line; each is `gendyn/cli/COMMAND.py` (import_.py for import) with `run(argv) -> exit status`."""
 
 EXPECTED = (ValueError, OSError)
 """Errors that mean bad input or a full disk: their message is the sentence the user needs."""
@@ -54,7 +57,8 @@ def run(name: str, rest: list[str]) -> int:
     from gendyn.training.loop import Diverged
 
     try:
-        return importlib.import_module(f"gendyn.cli.{name}").run(rest)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        return importlib.import_module(f"gendyn.cli.{module}").run(rest)
     except (*EXPECTED, Diverged) as error:
         if os.environ.get("GENDYN_TRACEBACK"):
             raise

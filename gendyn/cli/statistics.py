@@ -22,7 +22,7 @@ from gendyn.samplers.statistics import (
     relative_difference,
     statistics_of,
 )
-from gendyn.training import Model, class_labels, guided, load, sample
+from gendyn.training import Model, class_labels, guided, load, plan_for, sample
 
 CHECKED = (5, 10)  # network calls at which --check samples
 FINE = 200  # network calls of the solution that it takes for exact
@@ -32,7 +32,10 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Measure a run's model on its training data; `gendyn sample RUN --sampler dpm_solver_v3` then finds the tables."""
+    """Measure a run's model on its training data; `gendyn sample RUN --sampler dpm_solver_v3` then finds the tables.
+
+    A run without data, as an imported one may be, is measured on samples of its own.
+    """
 
     run: tyro.conf.Positional[str]
     """Run directory, local or gs://."""
@@ -90,8 +93,8 @@ def _halves(options: Measure, model: Model, denoiser: Any) -> tuple[list[list[Mo
     """Moments of the first and of the second half of the pairs, and the nodes."""
     import jax
 
-    num, experiment = options.num_samples, model.experiment
-    chosen = Batches(source=experiment.source(), batch_size=num, seed=options.seed, transforms=experiment.transforms)[0]
+    num = options.num_samples
+    chosen = _pairs(options, model, denoiser)
     lam = samplers.grids.uniform_lam(model.process, options.times).lam
     half, halves = num // 2, []
     with progress("statistics", num * len(lam)) as report:
@@ -112,6 +115,20 @@ def _halves(options: Measure, model: Model, denoiser: Any) -> tuple[list[list[Mo
             )
             halves.append(part)
     return halves, lam
+
+
+def _pairs(options: Measure, model: Model, denoiser: Any) -> dict[str, Any]:
+    """Data and labels to measure on: the training data, or the model's own samples where there is none."""
+    num, experiment = options.num_samples, model.experiment
+    if experiment.source is not None:
+        source = experiment.open_source()
+        return Batches(source=source, batch_size=num, seed=options.seed, transforms=experiment.transforms)[0]
+    labels = class_labels(num, model.num_classes)
+    plan = plan_for(model.process, experiment.sampling)
+    batch = options.batch or 256
+    warnings.warn(f"the run has no data; measured on {num} samples of its own, {plan.nfe} calls each", stacklevel=2)
+    x = sample(denoiser, plan, model.shape, num=num, labels=labels, seed=options.seed, batch_size=batch)
+    return {"data": x} if labels is None else {"data": x, "label": labels}
 
 
 def _check(model: Model, denoiser: Any, tables: Statistics, apart: list[Statistics], seed: int) -> None:

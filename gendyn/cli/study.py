@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -141,11 +142,14 @@ def _trained(options: Study) -> Subject:
     )
 
 
-def _judge_of(run: str, experiment: Any) -> Callable[[np.ndarray, Any], Any]:
-    """The run's own evaluation of samples, on its data."""
+def _judge_of(run: str, experiment: Any) -> Callable[[np.ndarray, Any], Any] | None:
+    """The run's own evaluation of samples, on its data; None where it was imported without any."""
+    if experiment.source is None:
+        warnings.warn("the run has no data; samples are compared with the fine solution only", stacklevel=2)
+        return None
     if experiment.test is None:
         raise ValueError(f"{run} has no test data to compare samples with; pass --quality none.")
-    train, test = (take(source, np.arange(len(source))) for source in (experiment.source(), experiment.test()))
+    train, test = (take(source, np.arange(len(source))) for source in (experiment.open_source(), experiment.test()))
     if (evaluate := experiment.evaluate) is not None:
         return lambda x, labels: evaluate(x, labels, train, test)
     return lambda x, labels: report(x, None, train["data"], test["data"])

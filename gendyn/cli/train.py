@@ -82,7 +82,7 @@ def train(config: Any, options: Options, path: Any) -> int:
         print(dry_run(config, experiment, mesh))
         return 0
     out = options.out or f"runs/{path.stem}"
-    source = experiment.source()  # opened before the directory is made: bad data leaves nothing behind
+    source = experiment.open_source()  # opened before the directory is made: bad data leaves nothing behind
     check_source(experiment, source)
     described = open_run(out, config, path, mesh, override=options.override)
     outcome = fit(

@@ -16,7 +16,7 @@ All networks of the room are one picture, and differ only in what a block is:
 The readout starts at zero and so does every residual branch: an untrained network is the zero function. The
 names in the picture are names in the parameter tree: `stem`, `conditioning`, `modulation`, `readout`, and `out`
 for the last kernel of every residual branch. Each parameter carries `axes` and a `role`
-(`gendyn.parametrization.axes`).
+(`gendyn.parametrization.axes`). `EDMUNet` starts as it was published, near zero, and its cond may say more.
 
 Modules are written with flax.nnx and leave this room as a `Network` of pure functions (`functional`).
 Adding a network is one file and one line in `NETWORKS`.
@@ -24,16 +24,24 @@ Adding a network is one file and one line in `NETWORKS`.
 
 from gendyn.networks.bridge import Network, Params, functional, initialise
 from gendyn.networks.dit import DiT
+from gendyn.networks.edm import EDMUNet
+from gendyn.networks.edm_layout import ADM, DDPMPP, FAMILIES, NCSNPP, Family
 from gendyn.networks.embeddings import grid_sinusoids, sinusoids
 from gendyn.networks.mlp import MLP
 from gendyn.networks.unet import UNet
 
-NETWORKS = {"mlp": MLP, "unet": UNet, "dit": DiT}
+NETWORKS = {"mlp": MLP, "unet": UNet, "dit": DiT, "edm": EDMUNet}
 
 __all__ = [
+    "ADM",
+    "DDPMPP",
+    "FAMILIES",
     "MLP",
+    "NCSNPP",
     "NETWORKS",
     "DiT",
+    "EDMUNet",
+    "Family",
     "Network",
     "Params",
     "UNet",

@@ -6,6 +6,7 @@ softmax are float32.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ def parameter(rngs: nnx.Rngs, init: Initializer, shape: tuple[int, ...], axes: t
 
 
 class Dense(nnx.Module):
-    """y = x W + b over the last axis; also the 1x1 convolution of any number of spatial dimensions."""
+    """y = x W + b over the last axis (no b where `bias` is None); also the 1x1 convolution of any dimensions."""
 
     def __init__(
         self,
@@ -45,16 +46,17 @@ class Dense(nnx.Module):
         axes: tuple[str, str],
         *,
         init: Initializer = LECUN,
+        bias: Initializer | None = zeros,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.kernel = parameter(rngs, init, (inputs, outputs), axes)
-        self.bias = parameter(rngs, zeros, (outputs,), axes[-1:])
+        self.bias = None if bias is None else parameter(rngs, bias, (outputs,), axes[-1:])
         self.axis, self.dtype = axes[-1], jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        y = x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
-        return constrain(y, self.axis)
+        y = x.astype(self.dtype) @ self.kernel.astype(self.dtype)
+        return constrain(y if self.bias is None else y + self.bias.astype(self.dtype), self.axis)
 
 
 class Conv(nnx.Module):
@@ -74,24 +76,28 @@ class Conv(nnx.Module):
         spatial: int,
         size: int = 3,
         init: Initializer = LECUN,
+        bias: Initializer = zeros,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         shape = (size,) * spatial + (inputs, outputs)
         self.kernel = parameter(rngs, init, shape, ("spatial",) * spatial + tuple(axes))
-        self.bias = parameter(rngs, zeros, (outputs,), axes[-1:])
+        self.bias = parameter(rngs, bias, (outputs,), axes[-1:])
         self.axis, self.dtype = axes[-1], jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "batch *spatial inputs"]) -> Float[Array, "batch *spatial outputs"]:
+        return constrain(self.correlate(x, "SAME") + self.bias.astype(self.dtype), self.axis)
+
+    def correlate(self, x: Float[Array, "batch *spatial inputs"], padding: Any) -> Array:
+        """The convolution without its bias, with zeros so far beyond the border."""
         grid = "HWD"[: x.ndim - 2]
-        y = jax.lax.conv_general_dilated(
+        return jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             self.kernel.astype(self.dtype),
             window_strides=(1,) * len(grid),
-            padding="SAME",
+            padding=padding,
             dimension_numbers=(f"N{grid}C", f"{grid}IO", f"N{grid}C"),
         )
-        return constrain(y + self.bias.astype(self.dtype), self.axis)
 
 
 class GroupNorm(nnx.Module):
@@ -147,6 +153,7 @@ class Attention(nnx.Module):
         width: features of a token; `heads` must divide it.
         scale: multiplies the logits; 1/sqrt(width/heads) unless given. Networks that grow by longer heads
             rather than by more of them want 1/head_dim for width transfer, normalised at the base width.
+        init, bias: of query, key and value.
         out_init: of the last kernel of the branch; zeros makes the branch start as the zero function.
 
     Cost: O(tokens^2) time; memory too, unless the backend has a fused kernel.
@@ -159,6 +166,8 @@ class Attention(nnx.Module):
         heads: int,
         *,
         scale: float | None = None,
+        init: Initializer = LECUN,
+        bias: Initializer = zeros,
         out_init: Initializer = LECUN,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -167,9 +176,10 @@ class Attention(nnx.Module):
             raise ValueError(f"attention needs heads that divide the width, got {heads} heads for {width}.")
         self.heads = heads
         self.scale = (width // heads) ** -0.5 if scale is None else scale
-        self.query = Dense(width, width, ("embed", "heads"), dtype=dtype, rngs=rngs)
-        self.key = Dense(width, width, ("embed", "heads"), dtype=dtype, rngs=rngs)
-        self.value = Dense(width, width, ("embed", "heads"), dtype=dtype, rngs=rngs)
+        inner = partial(Dense, width, width, ("embed", "heads"), init=init, bias=bias, dtype=dtype, rngs=rngs)
+        self.query = inner()
+        self.key = inner()
+        self.value = inner()
         self.out = Dense(width, width, ("heads", "embed"), init=out_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:

@@ -40,6 +40,7 @@ class Denoising:
         label: overrides the preconditioner's label, as in `gendyn.denoiser`.
         drop: probability of replacing an example's cond by `null`, for classifier-free guidance.
         null: the condition that stands for none (for classes: num_classes).
+        learned_variance: the network returns twice the channels; its second half is dropped, and not trained.
 
     Example:
         >>> import gendyn as gd, jax, jax.numpy as jnp
@@ -59,6 +60,7 @@ class Denoising:
     label: str | Callable[[Process, Any], Any] | None = None
     drop: float = 0.0
     null: Any = None
+    learned_variance: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop <= 1:
@@ -97,7 +99,15 @@ class Denoising:
 
     def denoiser(self, apply: Callable[..., Any], params: Any) -> Denoiser:
         """The denoiser that this objective trains."""
-        return denoiser(apply, params, self.process, self.predicts, precondition=self.precondition, label=self.label)
+        return denoiser(
+            apply,
+            params,
+            self.process,
+            self.predicts,
+            precondition=self.precondition,
+            label=self.label,
+            learned_variance=self.learned_variance,
+        )
 
 
 def dropped(key: PRNGKeyArray, cond: Any, n: int, drop: float, null: Any) -> Any:

@@ -32,7 +32,8 @@ class Experiment:
     Attributes:
         network: from `gendyn.networks.functional`, or any `Network(init=..., apply=...)`.
         objective: a loss (network, params, key, data, cond) -> (per_example, aux) with `.process` and `.denoiser`.
-        source: opens the training data when called; loading a finished run never calls it.
+        source: opens the training data when called; loading a finished run never calls it. None for a network that was
+            trained elsewhere.
         test: opens held-out data for `gendyn evaluate`, if there is any.
         shape: shape of one example, channels last; checked against the data.
         num_classes: classes of a conditional model (the null class is this number), or None.
@@ -51,7 +52,7 @@ class Experiment:
 
     network: Network
     objective: Any
-    source: Callable[[], Source]
+    source: Callable[[], Source] | None
     shape: tuple[int, ...]
     batch_size: int
     steps: int
@@ -72,6 +73,16 @@ class Experiment:
     keep_every: int | None = None
     snapshot_every: int | None = None
     sample_every: int | None = None
+
+    def open_source(self) -> Source:
+        """The training data.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.source is None:
+            raise ValueError("this experiment has no training data; name some in its config (for imports: --data).")
+        return self.source()
 
     @property
     def process(self) -> Any:

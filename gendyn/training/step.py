@@ -77,7 +77,7 @@ def build(
     experiment = resolve(config)
     mesh = distributed.data_mesh() if mesh is None else mesh
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
-    source = experiment.source() if source is None else source
+    source = experiment.open_source() if source is None else source
     check_source(experiment, source)
     loader = batches(
         source,

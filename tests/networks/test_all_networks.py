@@ -1,5 +1,6 @@
 """One suite for every network: what the rest of the library relies on, whatever the blocks are."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -7,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gendyn.networks import MLP, NETWORKS, DiT, UNet, functional, initialise
+from gendyn.networks import ADM, MLP, NETWORKS, DiT, EDMUNet, UNet, functional, initialise
 from gendyn.parametrization import AXES, ROLES
 from gendyn.parametrization.axes import role
 from gendyn.tree import paths
 
 BATCH, CLASSES = 3, 4
+EDM = partial(EDMUNet, 4, 2, width=4, multipliers=(1, 2), blocks=1, attention=(4,))
 ALL_NETWORKS = {
     "mlp": (partial(MLP, 5, width=12, depth=2), (5,)),
     "unet_1d": (partial(UNet, 1, 2, width=8, multipliers=(1,), blocks=1, attention=(0,), head_dim=4), (6, 2)),
@@ -20,6 +22,9 @@ ALL_NETWORKS = {
     "unet_3d": (partial(UNet, 3, 1, width=4, multipliers=(1, 1), blocks=1, attention=()), (2, 4, 2, 1)),
     "dit_1d": (partial(DiT, (8, 2), patch=4, width=8, depth=1, heads=2), (8, 2)),
     "dit_2d": (partial(DiT, (4, 6, 1), width=12, depth=2, heads=2, positions="learned"), (4, 6, 1)),
+    "edm_ddpmpp": (partial(EDM, family="ddpmpp"), (4, 4, 2)),
+    "edm_ncsnpp": (partial(EDM, family="ncsnpp"), (4, 4, 2)),
+    "edm_adm": (partial(EDM, family=replace(ADM, head_dim=4)), (4, 4, 2)),
     "dit_3d": (partial(DiT, (2, 4, 2, 1), width=12, depth=1, heads=2), (2, 4, 2, 1)),
 }
 each = pytest.mark.parametrize("name", ALL_NETWORKS)
@@ -209,7 +214,7 @@ def test_remat_changes_neither_values_nor_gradients(name):
     assert "remat" in str(jax.make_jaxpr(network(name, remat=True).apply)(params, *inputs(name)))
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet_2d", "dit_2d"])
+@pytest.mark.parametrize("name", ["mlp", "unet_2d", "dit_2d", "edm_adm"])
 def test_gradient_reaches_every_parameter(name):
     _, grads = gradients(name, False)
     # softmax is blind to what shifts all logits of a query alike: a key's bias is dead up to rounding, by design

@@ -1,0 +1,84 @@
+"""Run directories from checkpoints of others, and back to their names."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from gendyn.files import write_atomic, write_json
+from gendyn.importing import experiment as template
+from gendyn.importing.arrays import write_safetensors
+from gendyn.importing.edm import published_options, settings
+from gendyn.importing.limits import Refused
+from gendyn.importing.reading import Checkpoint
+from gendyn.networks.edm_names import Published
+from gendyn.predictions import IDDPMPreconditioner
+from gendyn.training import Checkpoints, TrainState, load
+from gendyn.training.runs import describe
+
+
+def adopt(
+    checkpoint: Checkpoint, folder: epath.PathLike, *, wrapper: str | None = None, **changes: Any
+) -> template.Config:
+    """Write a run directory that holds this network.
+
+    Args:
+        checkpoint: what `read` returned.
+        folder: a new or empty directory.
+        wrapper: "edm", "vp", "ve" or "iddpm", where the file does not say.
+        changes: fields of the config that are to be others than the file's, for example sigma_max.
+
+    Raises:
+        Refused: the network is of no known kind, or its tensors are not those of its options.
+        ValueError: the folder is not empty.
+    """
+    folder = epath.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty directory; choose another --out.")
+    fields, tensors = settings(checkpoint, wrapper)
+    origin = {"file": checkpoint.name, "sha256": checkpoint.sha256, "entry": checkpoint.key}
+    config = template.Config(**{**fields, **origin, **changes})
+    try:
+        network = config.experiment().network
+        params = Published.of(network).adopt(tensors)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    if bad := next((name for name, value in tensors.items() if not np.isfinite(np.float32(value)).all()), None):
+        raise Refused(f"the tensor {bad} holds NaN or infinity.")
+    state = TrainState(
+        params=jax.tree.map(jnp.asarray, params), opt_state=(), ema=(), step=jnp.int32(0), key=jnp.int32(0)
+    )
+    checkpoints = Checkpoints(folder / "checkpoints", keep_last=None)
+    checkpoints.save(state, (), {"imported": origin}, only=("params",))
+    checkpoints.close()
+    write_atomic(folder / "experiment.py", pathlib.Path(template.__file__).read_text())
+    write_json(folder / "config.json", describe(config))
+    return config
+
+
+def export(run_dir: epath.PathLike, path: str | pathlib.Path, *, ema: float | None = None) -> dict[str, np.ndarray]:
+    """Write a run's `EDMUNet` as safetensors, under the names and in the layouts of the published checkpoints.
+
+    An imported run comes back bit for bit. The architecture goes into the header, so that `read` finds it.
+
+    Returns:
+        What was written, by name.
+
+    Raises:
+        ValueError: the run's network is of another family.
+    """
+    model = load(run_dir, ema=ema)
+    names = Published.of(model.experiment.network)
+    released = names.release(jax.device_get(model.denoiser.params))
+    tensors = {f"model.{name}": value for name, value in released.items()}
+    precondition = model.denoiser.precondition
+    if isinstance(precondition, IDDPMPreconditioner):
+        tensors["u"] = precondition.levels.astype(np.float32)
+    fields = vars(model.config) if hasattr(model.config, "wrapper") else None
+    write_safetensors(pathlib.Path(path), tensors, published_options(fields) if fields else {})
+    return tensors
