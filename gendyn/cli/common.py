@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tyro
@@ -80,6 +80,10 @@ class Drawing:
     """Classifier-free guidance weight; 1 is the conditional model alone."""
     diffusion: str | None = None
     """Noise of an interpolant's SDE: of_gamma, constant or sine, with a number, for example of_gamma=0.5."""
+    direction: Literal["forward", "backward"] | None = None
+    """Of a two-sided interpolant: from base to data, or from data to base."""
+    margin: float | None = None
+    """Of a two-sided interpolant: how far inside both ends its clock is run; a constant diffusion needs some."""
     ema: float | None = None
     """Relative width of the averaged weights; 0 for the raw parameters; any width the run can reconstruct."""
     step: int | None = None
@@ -91,7 +95,8 @@ class Drawing:
 
     def sampling(self, default: Sampling) -> Sampling:
         """The experiment's sampling with this command's changes; another sampler drops the old one's options."""
-        chosen = {k: v for k in ("sampler", "nfe", "grid", "guidance") if (v := getattr(self, k)) is not None}
+        names = ("sampler", "nfe", "grid", "guidance", "direction", "margin")
+        chosen = {k: v for k in names if (v := getattr(self, k)) is not None}
         if self.sampler is not None and self.sampler != default.sampler:
             chosen |= {"options": {}, "grid": self.grid}
         if self.diffusion is not None:
@@ -115,6 +120,10 @@ class Drawn:
         )
 
 
+SDES = ("interpolant_em", "interpolant_heun")
+"""Samplers with a diffusion."""
+
+
 def diffusion(text: str) -> Any:
     """A noise level from its name and number, "sine=2"; the number is 1 unless given."""
     name, _, number = text.partition("=")
@@ -132,7 +141,7 @@ def from_prior(options: Any, model: Model, command: str) -> Model:
     if getattr(model.experiment.objective, "start", None) is not None:
         raise ValueError(
             f"gendyn {command} needs a model that starts from noise; {options.run} is an interpolant between two data "
-            "sets, whose samplers are compared from Python: gd.training.sample(..., starts=gd.training.starts(...))."
+            "sets, whose samplers are compared with gendyn study."
         )
     return model
 
@@ -150,7 +159,7 @@ def draw(options: Drawing, model: Model, num: int, only_class: int | None = None
     denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
     plan = chosen_plan(options, model, sampling)
     cond, labels = conditions(model.experiment, num, only_class)
-    begin = starts(model.experiment, num)
+    begin = starts(model.experiment, num, sampling.direction)
     with progress("sampling", num) as report:
         x = sample(
             called(denoiser, plan, sampling),

@@ -13,6 +13,7 @@ from gendyn.data import Source
 from gendyn.data.loader import take
 from gendyn.files import write_json
 from gendyn.metrics import Report, report
+from gendyn.training import compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,8 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"--num must be at least 2; got {options.num}.")
     model = open_model(options)
     experiment = model.experiment
-    if experiment.test is None:
-        raise ValueError(f"{options.run} has no test data to compare with; give its experiment a test source.")
-    train, test = _all(experiment.open_source()), _all(experiment.test())
+    direction = options.sampling(experiment.sampling).direction
+    train, test = (_all(source) for source in compared(experiment, direction))
     drawn = draw(options, model, options.num or len(test["data"]))
     result = (experiment.evaluate or _distances)(drawn.x, drawn.labels, train, test)
     print(f"{drawn}\n{result}")

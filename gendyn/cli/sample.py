@@ -30,6 +30,7 @@ def run(argv: list[str]) -> int:
     drawn = draw(options, open_model(options), options.num, options.class_)
     how = drawn.how
     asked = {"class": options.class_, "diffusion": options.diffusion, "ema": options.ema, "step": options.step}
+    asked |= {"direction": options.direction, "margin": options.margin}
     name = f"{how['sampler']}_nfe{how['nfe']}_guidance{how['guidance']:g}_seed{how['seed']}"
     name += "".join(f"_{k}{v}" for k, v in asked.items() if v is not None)
     folder = epath.Path(options.out or epath.Path(options.run) / "samples" / name)

@@ -13,16 +13,19 @@ import numpy as np
 import tyro
 from etils import epath
 
-from gendyn.cli.common import fitted_statistics, from_prior, parse, progress
+from gendyn.cli.common import SDES, diffusion, fitted_statistics, parse, progress
 from gendyn.data.loader import take
 from gendyn.metrics import report
 from gendyn.oracles import EXAMPLES
-from gendyn.processes import PROCESSES
-from gendyn.samplers import study
+from gendyn.processes import PROCESSES, Interpolant
+from gendyn.processes.fields import Direction
+from gendyn.samplers import FLOW_SAMPLERS, study
 from gendyn.tables import read_table, write_table
-from gendyn.training import class_labels, guided, load
+from gendyn.training import Sampling, class_labels, clock_options, compared, guided, load, starts
 
 ORACLE = "oracle:"
+USUAL = ("ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis_tab3")
+"""Samplers of denoisers that are studied where none are named."""
 REFERENCE = 2_000
 """Exact draws that samples of an oracle are compared with."""
 
@@ -33,10 +36,11 @@ class Study:
 
     run: tyro.conf.Positional[str]
     """Run directory, local or gs://; or oracle:NAME, an exact mixture (two, ring, scattered)."""
-    samplers: tuple[str, ...] = ("ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis_tab3")
-    """Names of samplers."""
-    grids: tuple[str, ...] = ("karras", "uniform_lam")
-    """Names of time grids."""
+    samplers: tuple[str, ...] = ()
+    """Names of samplers; by default ddim, heun, dpmpp_2m, dpmpp_3m, unipc, ipndm and deis_tab3, and of a two-sided
+    interpolant all that it has."""
+    grids: tuple[str, ...] = ()
+    """Names of time grids; by default karras and uniform_lam, and of a two-sided interpolant its clock."""
     nfe: tuple[int, ...] = (5, 8, 10, 15, 20)
     """Network calls."""
     quality: Literal["distances", "none"] = "distances"
@@ -50,6 +54,12 @@ class Study:
     """Process of an oracle."""
     guidance: float = 1.0
     """Classifier-free guidance weight."""
+    diffusion: str | None = None
+    """Noise of an interpolant's SDEs: of_gamma, constant or sine, with a number, for example of_gamma=0.5."""
+    direction: Direction = "forward"
+    """Of a two-sided interpolant: from base to data, or from data to base."""
+    margin: float = 0.0
+    """Of a two-sided interpolant: how far inside both ends its clock is run."""
     ema: float | None = None
     """Relative width of the averaged weights."""
     step: int | None = None
@@ -72,8 +82,13 @@ class Subject:
     labels: Callable[[int], Any] = lambda num: None
     extra: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     judge: Callable[[np.ndarray, Any], Any] | None = None
+    ends: dict[str, Any] = dataclasses.field(default_factory=dict)
+    begin: Callable[[int], Any] | None = None
 
     def starts(self, num: int, seed: int) -> Any:
+        """Draws of the prior; points of a two-sided run, each seed the next ones of its test source."""
+        if self.begin is not None:
+            return jnp.asarray(self.begin((seed + 1) * num)[seed * num :])
         shape, first = (num, *self.shape), self.process.interval[0]
         return self.process.sample_prior(jax.random.key(seed), shape, t=first)
 
@@ -88,8 +103,11 @@ def run(argv: list[str]) -> int:
     if options.num < 2 or not options.seeds:
         raise ValueError(f"--num must be at least 2 and --seeds name one seed or more; got {options.num}.")
     subject = _oracle(options) if options.run.startswith(ORACLE) else _trained(options)
-    chosen = study.cells(options.samplers, options.grids, options.nfe, subject.extra)
-    prepared = study.prepare(subject.process, chosen)
+    sided = isinstance(subject.process, Interpolant)
+    names = options.samplers or (tuple(FLOW_SAMPLERS) if sided else USUAL)
+    grids = options.grids or (("clock",) if sided else ("karras", "uniform_lam"))
+    chosen = study.cells(names, grids, options.nfe, subject.extra)
+    prepared = study.prepare(subject.process, chosen, **subject.ends)
     if not prepared.plans:
         raise ValueError(f"no cell can be built; for example: {next(iter(prepared.refused.values()))}")
     folder = epath.Path(options.out or subject.folder)
@@ -120,6 +138,7 @@ def _fill(rows: list[Any], options: Study, subject: Subject, chosen: Any, folder
                 quality=subject.quality(labels),
                 done={(r["sampler"], r["grid"], r["nfe"]) for r in rows if r["seed"] == seed},
                 fine_steps=options.fine_steps,
+                **subject.ends,
             ):
                 rows.append({**row, "seed": seed, **settings})
                 write_table(folder / "study", rows, COLUMNS)
@@ -127,9 +146,20 @@ def _fill(rows: list[Any], options: Study, subject: Subject, chosen: Any, folder
 
 
 def _trained(options: Study) -> Subject:
-    model = from_prior(options, load(options.run, ema=options.ema, step=options.step), "study")
+    model = load(options.run, ema=options.ema, step=options.step)
     fitted = {s: fitted_statistics(options, model, s, options.guidance) for s in options.samplers}
+    extra = {s: {"statistics": tables, "shape": model.shape} for s, tables in fitted.items() if tables is not None}
+    if options.diffusion is not None:
+        extra |= {s: {"diffusion": diffusion(options.diffusion)} for s in SDES}
     settings = {"run": options.run, "step": model.step, "weights": model.weights, "guidance": options.guidance}
+    sampling = Sampling(direction=options.direction, margin=options.margin)
+    ends = clock_options(model.process, sampling).get("grid_options", {})
+    begin = None
+    if options.diffusion is not None and not ends:
+        raise ValueError(f"--diffusion belongs to the SDEs of two-sided interpolants; {options.run} is none.")
+    if ends:
+        settings |= {"diffusion": options.diffusion or "of_gamma", "direction": options.direction, **ends}
+        begin = lambda num: starts(model.experiment, num, options.direction)
     return Subject(
         process=model.process,
         D=guided(model.denoiser, options.guidance, model.num_classes),
@@ -137,19 +167,21 @@ def _trained(options: Study) -> Subject:
         folder=f"{options.run}/study",
         settings=settings,
         labels=lambda num: class_labels(num, model.num_classes),
-        extra={s: {"statistics": tables, "shape": model.shape} for s, tables in fitted.items() if tables is not None},
-        judge=None if options.quality == "none" else _judge_of(options.run, model.experiment),
+        extra=extra,
+        judge=None if options.quality == "none" else _judge_of(options.run, model.experiment, options.direction),
+        ends=ends,
+        begin=begin,
     )
 
 
-def _judge_of(run: str, experiment: Any) -> Callable[[np.ndarray, Any], Any] | None:
+def _judge_of(run: str, experiment: Any, direction: Direction) -> Callable[[np.ndarray, Any], Any] | None:
     """The run's own evaluation of samples, on its data; None where it was imported without any."""
     if experiment.source is None:
         warnings.warn("the run has no data; samples are compared with the fine solution only", stacklevel=2)
         return None
     if experiment.test is None:
         raise ValueError(f"{run} has no test data to compare samples with; pass --quality none.")
-    train, test = (take(source, np.arange(len(source))) for source in (experiment.open_source(), experiment.test()))
+    train, test = (take(source, np.arange(len(source))) for source in compared(experiment, direction))
     if (evaluate := experiment.evaluate) is not None:
         return lambda x, labels: evaluate(x, labels, train, test)
     return lambda x, labels: report(x, None, train["data"], test["data"])

@@ -135,7 +135,7 @@ class Pictures:
             self.experiment.shape,
             num=num,
             labels=conditions(self.experiment, num)[0],
-            starts=starts(self.experiment, num),
+            starts=starts(self.experiment, num, sampling.direction),
             mesh=self.mesh,
         )
         save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gendyn.objectives.denoising import dropped, training_mode
@@ -70,6 +71,11 @@ class Learned:
                 f"{value.shape[-1]}: build it with out_channels={wanted}."
             )
         return dict(zip(self.predicts, jnp.split(value, len(self.predicts), axis=-1)))
+
+    def singular(self, times: np.ndarray) -> np.ndarray:
+        """Times at which what is predicted does not give the velocity: v + gamma' eta with an infinite gamma'."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return ~np.isfinite(self.process.dgamma(np.asarray(times, float))) & ("velocity" not in self.predicts)
 
     def __call__(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> tuple[Array, Array | None]:
         found = self.split(x, t, cond)

@@ -120,6 +120,11 @@ class Fields:
         gamma = expand(namespace(x).asarray(self.process.gamma(t)), x)
         return -self.eta(x, t, cond) / gamma
 
+    def singular(self, times: np.ndarray) -> np.ndarray:
+        """Times at which the model's velocity is not defined."""
+        inner = getattr(self.both, "singular", None)
+        return np.zeros(np.shape(times), bool) if inner is None else inner(times)
+
     def drift(self, diffusion: Diffusion, direction: Direction = "forward") -> Drift:
         """What an SDE plan with the same diffusion and direction calls."""
         if direction not in ("forward", "backward"):
@@ -139,6 +144,10 @@ class Drift:
     def field(self) -> str:
         """What is returned, in words that name the diffusion."""
         return drift_name(self.diffusion, self.direction)
+
+    def singular(self, times: np.ndarray) -> np.ndarray:
+        """Times at which the model's velocity is not defined."""
+        return self.fields.singular(times)
 
     def __call__(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Float[Array, "batch *data"]:
         velocity, eta = self.fields.both(x, t, cond)

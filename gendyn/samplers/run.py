@@ -109,8 +109,8 @@ def refuse_singular(D: Any, times: np.ndarray) -> None:
     if len(bad):
         raise ValueError(
             f"this network's prediction does not determine the denoised at t = {bad[0]:g} (for example eps where "
-            "alpha = 0, or an infinite noise label there): start the grid inside the clock with t_start=, or wrap a "
-            "network that predicts velocity or denoised."
+            "alpha = 0, an infinite noise label, v and eta where gamma' is infinite): start the grid inside the clock "
+            "with t_start= (an interpolant's run: --margin), or use a network that predicts velocity or denoised."
         )
 
 

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from gendyn.processes import Process
+from gendyn.processes import Interpolant, Process
+from gendyn.processes.fields import Direction, Fields, OfGamma
+from gendyn.samplers.flow import clock, flow_rk
 from gendyn.samplers.grids import explicit, uniform_lam
 from gendyn.samplers.heun import heun
 from gendyn.samplers.plan import SamplerPlan
@@ -123,7 +125,8 @@ def study(
     and the entries of `quality`. A cell that cannot be built yields its reason under "refused".
 
     Args:
-        x_T: starts at the noise end of the sampling interval, [n, *data].
+        D: denoiser; of an interpolant its `Fields`, of which cells call the velocity or the drift of their diffusion.
+        x_T: starts at the noise end of the sampling interval, [n, *data]; of an interpolant, at the side it leaves.
         key: for stochastic cells.
         quality: measures of the samples.
         fine_steps: Heun steps of the reference, twice as many calls.
@@ -142,7 +145,7 @@ def study(
             yield row | {"refused": prepared.refused[cell.key]}
             continue
         each = prepared.plans[cell.key]
-        x = np.asarray(run(each, D, x_T, key=key, cond=cond))
+        x = np.asarray(run(each, _called(D, cell, each), x_T, key=key, cond=cond))
         clean = cell.clean(process, **ends)
         row |= {"clean": clean}
         if not each.draws:
@@ -153,8 +156,19 @@ def study(
         yield row | (quality(x) if quality else {})
 
 
+def _called(D: Any, cell: Cell, each: SamplerPlan) -> Any:
+    """The model itself, or, for an SDE of an interpolant, the drift that its plan names."""
+    if not (each.draws and isinstance(D, Fields)):
+        return D
+    direction: Direction = "forward" if each.field.startswith("forward") else "backward"
+    return D.drift(cell.options.get("diffusion", OfGamma()), direction)
+
+
 def _span(process: Process, each: SamplerPlan, **ends: Any) -> tuple[float, float]:
     """First node of the plan, and the last one above zero, where the reference ends (then one denoising step)."""
+    if isinstance(process, Interpolant):
+        start, end = clock(process, 1, **ends).t
+        return float(start), float(end)
     asked = ends.get("t_end")
     end = process.interval[1] if asked is None else float(asked)
     with np.errstate(divide="ignore"):
@@ -166,7 +180,14 @@ def _span(process: Process, each: SamplerPlan, **ends: Any) -> tuple[float, floa
 def _fine(
     process: Process, D: Any, x_T: Any, cond: Any, start: float, end: float, steps: int, like: SamplerPlan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The fine solution at the end, and denoised there (in the program of the cells, whose shape `like` has)."""
+    """The fine solution at the end, and denoised there (in the program of the cells, whose shape `like` has).
+
+    An interpolant ends where its clock does, with nothing left to denoise.
+    """
+    if isinstance(process, Interpolant):
+        fine = flow_rk(process, clock(process, steps, t_start=start, t_end=end))
+        x = np.asarray(run(fine, D, x_T, cond=cond))
+        return x, x
     with np.errstate(divide="ignore"):
         if not np.isfinite(process.lam(start)):
             first = explicit(process, times=[start, float(process.t_of_lam(-np.log(1e4)))])

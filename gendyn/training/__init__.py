@@ -19,6 +19,7 @@ from gendyn.training.runs import Model, differences, load, load_config_class, op
 from gendyn.training.sampling import called, class_labels, conditions, guided, plan_for, sample, starts
 from gendyn.training.schedules import SCHEDULES, adamw, schedule
 from gendyn.training.step import TrainState, abstract_state, build, compiled_step, init_state, train_step
+from gendyn.training.two_sided import clock_options, compared
 
 __all__ = [
     "SCHEDULES",
@@ -39,6 +40,8 @@ __all__ = [
     "build",
     "called",
     "class_labels",
+    "clock_options",
+    "compared",
     "compiled_step",
     "conditions",
     "differences",

@@ -11,18 +11,28 @@ import optax
 
 from gendyn.data import Source, Transform, to_uint8
 from gendyn.networks import Network
+from gendyn.processes.fields import Direction
 from gendyn.training.ema import exponent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How pictures are made while training, and the defaults of `gendyn sample` and `gendyn evaluate`."""
+    """How pictures are made while training, and the defaults of `gendyn sample` and `gendyn evaluate`.
+
+    Attributes:
+        sampler, nfe, grid: as in `gendyn.plan`, with solver options in `options`.
+        guidance: classifier-free guidance weight.
+        direction: of a two-sided interpolant: from base to data, or from data to base.
+        margin: a two-sided interpolant's clock is run from this far inside to this far inside.
+    """
 
     sampler: str = "ddim"
     nfe: int = 20
     grid: str | None = None
     guidance: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
+    direction: Direction = "forward"
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ from jaxtyping import Array, PRNGKeyArray
 from gendyn import distributed, samplers
 from gendyn.control import cfg, restore
 from gendyn.data.loader import take
-from gendyn.processes.fields import Fields, OfGamma
+from gendyn.processes.fields import Direction, Fields, OfGamma
 from gendyn.samplers import SamplerPlan
 from gendyn.samplers.statistics import Statistics
 from gendyn.training.experiment import Experiment, Sampling
+from gendyn.training.two_sided import clock_options
 
 
 def plan_for(
@@ -25,7 +26,7 @@ def plan_for(
 ) -> SamplerPlan:
     """The plan that a `Sampling` names; samplers of `samplers.FITTED` need the model's statistics, of its shape."""
     fitted = {} if statistics is None else {"statistics": statistics, "shape": shape}
-    options: dict[str, Any] = sampling.options | fitted
+    options: dict[str, Any] = sampling.options | clock_options(process, sampling) | fitted
     return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **options)
 
 
@@ -178,15 +179,18 @@ def conditions(experiment: Experiment, num: int, only: int | None = None) -> tup
     return {name: batch[name] for name in given} | ({} if labels is None else {"label": labels}), labels
 
 
-def starts(experiment: Experiment, num: int) -> np.ndarray | None:
+def starts(experiment: Experiment, num: int, direction: Direction = "forward") -> np.ndarray | None:
     """What `num` samples start from in the place of a prior: the base of the first test examples for an objective of
-    two data sets, else None.
+    two data sets (their data on the way back), else None.
 
     Raises:
         ValueError: an objective of two data sets, and an experiment without test examples.
     """
     entry = getattr(experiment.objective, "start", None)
-    return None if entry is None else _examples(experiment, (entry,), num)[entry]
+    if entry is None:
+        return None
+    entry = entry if direction == "forward" else "data"
+    return _examples(experiment, (entry,), num)[entry]
 
 
 def _examples(experiment: Experiment, names: tuple[str, ...], num: int, only: int | None = None) -> dict[str, Any]:
@@ -204,7 +208,7 @@ def _examples(experiment: Experiment, names: tuple[str, ...], num: int, only: in
 def called(D: Any, plan: SamplerPlan, sampling: Sampling) -> Any:
     """What the plan calls: the model itself, or, for an SDE of an interpolant, its drift with the same diffusion."""
     if isinstance(D, Fields) and plan.field != D.field:
-        return D.drift(sampling.options.get("diffusion", OfGamma()))
+        return D.drift(sampling.options.get("diffusion", OfGamma()), sampling.direction)
     return D
 
 
