@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= test,docs,notebooks
 BIN := .venv/bin
 RUN ?= runs/digits
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
 export UV_PYTHON_DOWNLOADS = never
 
@@ -28,8 +28,10 @@ digits: .venv/.ok
 	$(BIN)/gendyn evaluate $(RUN)
 
 # Long experiments, one target each: a target is a command line that resumes, so `make experiments` goes on where it stopped.
-# To add one, write its target and its name here.
-EXPERIMENTS := reflow_mixture
+# To add one, write its target and its name here. MNIST is a folder with train.parquet and test.parquet; `make -k
+# experiments` passes over those that need it where it is absent.
+MNIST ?= data/mnist
+EXPERIMENTS := reflow_mixture digits_dynamics pfgmpp_digits consistency_digits reflow_mnist interpolant_two_sets restoration_mnist
 
 experiments: $(EXPERIMENTS:%=experiment-%)
 
@@ -37,6 +39,28 @@ experiment-reflow_mixture: .venv/.ok
 	$(BIN)/gendyn train reflow_mixture --out runs/reflow_mixture
 	$(BIN)/gendyn reflow runs/reflow_mixture --out runs/reflow_mixture/reflow --rounds 2 --pairs 20000 --nfe 50 \
 		--distill 1 --measured 4096 --batch 2048
+
+experiment-digits_dynamics: .venv/.ok
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.digits_dynamics --runs runs/dynamics
+
+experiment-pfgmpp_digits: .venv/.ok
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.pfgmpp_robustness --runs runs/pfgmpp
+
+experiment-consistency_digits: .venv/.ok
+	$(BIN)/gendyn train consistency_digits --out runs/consistency
+	$(BIN)/gendyn evaluate runs/consistency --nfe 2
+
+experiment-reflow_mnist: .venv/.ok
+	$(BIN)/gendyn train reflow_mnist --data $(MNIST) --out runs/reflow_mnist
+	$(BIN)/gendyn reflow runs/reflow_mnist --out runs/reflow_mnist/reflow --rounds 1 --pairs 20000 --nfe 50 --distill 1
+
+experiment-interpolant_two_sets: .venv/.ok
+	$(BIN)/gendyn train interpolant_two_sets --data $(MNIST) --out runs/two_sets
+	$(BIN)/python -m experiments.interpolant_two_sets runs/two_sets
+
+experiment-restoration_mnist: .venv/.ok
+	$(BIN)/gendyn train restoration_mnist --data $(MNIST) --out runs/restoration
+	$(BIN)/python -m experiments.restoration_mnist runs/restoration
 
 # The whole story: style, types, every test but the slow ones; docs build and notebook are among the tests.
 test: lint types check
