@@ -36,6 +36,7 @@ from gendyn.samplers.likelihood import (
     LogLikelihood,
     bits_per_dim,
     dequantize,
+    flow_log_likelihood,
     log_likelihood,
 )
 from gendyn.samplers.orders import fast_orders
@@ -96,6 +97,7 @@ __all__ = [
     "fast_orders",
     "final_denoise",
     "flow_ab",
+    "flow_log_likelihood",
     "flow_rk",
     "grids",
     "heun",
