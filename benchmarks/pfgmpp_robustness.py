@@ -117,7 +117,7 @@ def page(results: dict[str, Any]) -> str:
         "every weight is rounded to 2^bits - 1 levels. D = inf is EDM."
     )
     head = ["# Robustness of PFGM++ by D", "", *textwrap.wrap(text, 130, break_on_hyphens=False), ""]
-    return "\n".join(head + [line for test in TESTS for line in table(test, results)])
+    return "\n".join(head + [line for test in TESTS for line in table(test, results)]).rstrip() + "\n"
 
 
 def main(settings: Settings) -> None:
