@@ -24,6 +24,7 @@ Adding a network is one file and one line in `NETWORKS`.
 
 from gendyn.networks.bridge import Network, Params, functional, initialise
 from gendyn.networks.dit import DiT
+from gendyn.networks.dit_sizes import DIT_SIZES, dit
 from gendyn.networks.edm import EDMUNet
 from gendyn.networks.edm_layout import ADM, DDPMPP, FAMILIES, NCSNPP, Family
 from gendyn.networks.embeddings import grid_sinusoids, sinusoids
@@ -35,6 +36,7 @@ NETWORKS = {"mlp": MLP, "unet": UNet, "dit": DiT, "edm": EDMUNet}
 __all__ = [
     "ADM",
     "DDPMPP",
+    "DIT_SIZES",
     "FAMILIES",
     "MLP",
     "NCSNPP",
@@ -45,6 +47,7 @@ __all__ = [
     "Network",
     "Params",
     "UNet",
+    "dit",
     "functional",
     "grid_sinusoids",
     "initialise",

@@ -34,6 +34,7 @@ class DiT(nnx.Module):
         out_channels: as in the data unless given (twice that for a learned-variance head).
         time_features, frequencies: of the sinusoids of the label; fixed whatever the width.
         attention_scale: of the logits; 1/sqrt(width/heads) unless given.
+        qk_norm: "rms" normalises queries and keys within each head; None leaves them.
         branch_scale: multiplies every residual branch (for depth transfer).
         dtype: of the blocks' arithmetic; parameters, norm statistics, softmax and output are float32.
         remat: recompute blocks in the backward pass instead of keeping their activations.
@@ -64,6 +65,7 @@ class DiT(nnx.Module):
         time_features: int = 256,
         frequencies: tuple[float, float] = FREQUENCIES,
         attention_scale: float | None = None,
+        qk_norm: Literal["rms"] | None = None,
         branch_scale: float = 1.0,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
@@ -85,7 +87,7 @@ class DiT(nnx.Module):
         self.stem = Dense(cell * channels, width, ("patch", "embed"), dtype=dtype, rngs=rngs)
         count = math.prod(self.tokens)
         self.positions = Positions(count, width, rngs=rngs) if positions == "learned" else None
-        block = partial(Block, width, heads, mlp_ratio, attention_scale=attention_scale)
+        block = partial(Block, width, heads, mlp_ratio, attention_scale=attention_scale, qk_norm=qk_norm)
         block = partial(block, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(block() for _ in range(depth))
         self.norm = LayerNorm()
@@ -132,6 +134,7 @@ class Block(nnx.Module):
         mlp_ratio: float,
         *,
         attention_scale: float | None,
+        qk_norm: Literal["rms"] | None,
         dropout: float,
         branch_scale: float,
         dtype: DTypeLike,
@@ -142,7 +145,7 @@ class Block(nnx.Module):
         axes = ("conditioning", "modulation")
         self.modulation = Dense(width, 6 * width, axes, init=zeros, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm()
-        self.attention = Attention(width, heads, scale=attention_scale, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, scale=attention_scale, qk_norm=qk_norm, dtype=dtype, rngs=rngs)
         self.hidden = Dense(width, hidden, ("embed", "mlp"), dtype=dtype, rngs=rngs)
         self.out = Dense(hidden, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
 

@@ -7,7 +7,7 @@ softmax are float32.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +146,19 @@ class LayerNorm(nnx.Module):
         return (centred * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype)
 
 
+class RMSNorm(nnx.Module):
+    """x/sqrt(mean x^2) times a gain over the last axis, in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, size: int, *, axis: str, eps: float = 1e-6, rngs: nnx.Rngs) -> None:
+        self.gain = parameter(rngs, jax.nn.initializers.ones, (size,), (axis,))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:
+        wide = x.astype(jnp.float32)
+        power = jnp.square(wide).mean(-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(power + self.eps) * self.gain).astype(x.dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention over tokens: softmax(scale q k^T) v, softmax in float32.
 
@@ -154,6 +167,8 @@ class Attention(nnx.Module):
         scale: multiplies the logits; 1/sqrt(width/heads) unless given. Networks that grow by longer heads
             rather than by more of them want 1/head_dim for width transfer, normalised at the base width.
         init, bias: of query, key and value.
+        qk_norm: "rms" normalises queries and keys over each head's features, which bounds the logits whatever the
+            weights grow to (Dehghani et al. 2023, arXiv:2302.05442, with LayerNorm); None leaves them.
         out_init: of the last kernel of the branch; zeros makes the branch start as the zero function.
 
     Cost: O(tokens^2) time; memory too, unless the backend has a fused kernel.
@@ -169,11 +184,14 @@ class Attention(nnx.Module):
         init: Initializer = LECUN,
         bias: Initializer = zeros,
         out_init: Initializer = LECUN,
+        qk_norm: Literal["rms"] | None = None,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         if width % heads:
             raise ValueError(f"attention needs heads that divide the width, got {heads} heads for {width}.")
+        if qk_norm not in (None, "rms"):
+            raise ValueError(f'qk_norm is "rms" or None, got {qk_norm!r}.')
         self.heads = heads
         self.scale = (width // heads) ** -0.5 if scale is None else scale
         inner = partial(Dense, width, width, ("embed", "heads"), init=init, bias=bias, dtype=dtype, rngs=rngs)
@@ -181,11 +199,15 @@ class Attention(nnx.Module):
         self.key = inner()
         self.value = inner()
         self.out = Dense(width, width, ("heads", "embed"), init=out_init, dtype=dtype, rngs=rngs)
+        norms = [] if qk_norm is None else [RMSNorm(width // heads, axis="head_dim", rngs=rngs) for _ in range(2)]
+        self.norms = nnx.List(norms)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         split = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
         check_heads(self.heads)
         query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
+        if self.norms:
+            query, key = (norm(part) for norm, part in zip(self.norms, (query, key)))
         mixed = jax.nn.dot_product_attention(query, key, value, scale=self.scale)
         return self.out(mixed.reshape(x.shape))
 

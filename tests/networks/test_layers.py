@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gendyn.networks import DiT, UNet, functional, grid_sinusoids, sinusoids
+from gendyn.networks import DiT, UNet, dit, functional, grid_sinusoids, sinusoids
 from gendyn.networks.dit import patches, unpatch
 from gendyn.networks.layers import Attention, Conv, Dense, GroupNorm, LayerNorm, dropout, parameter
 from gendyn.networks.unet import double, halve, layout
@@ -192,3 +192,33 @@ def test_a_transformer_sees_the_order_of_its_patches():
     x = draw(1, 4, 4, 1)
     rolled = jnp.roll(apply(params, x, 0.1, None), 2, axis=1)
     assert not np.allclose(apply(params, jnp.roll(x, 2, axis=1), 0.1, None), rolled, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("S/2", 33),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("B/2", 130), ("L/2", 458), ("XL/2", 675))),
+    ],
+)
+def test_published_sizes_have_the_published_parameters(name, millions):
+    """Of Peebles and Xie 2023, table 4, on 32x32x4 latents with a learned variance and 1000 classes."""
+    network = functional(dit(name, num_classes=1000, out_channels=8))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    assert abs(sum(a.size for a in jax.tree.leaves(params)) / 1e6 - millions) < 1
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(ValueError, match=r"S/PATCH, B/PATCH.*got 'H/2'"):
+        dit("H/2")
+
+
+def test_normalised_queries_and_keys_do_not_see_the_scale_of_their_kernels():
+    """And without it they do: the same attention with both kernels and biases ten times as large."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    for qk_norm, same in (("rms", True), (None, False)):
+        attention = Attention(8, 2, qk_norm=qk_norm, rngs=nnx.Rngs(0))
+        before = attention(x)
+        for layer in (attention.query, attention.key):
+            layer.kernel[...] = 10 * layer.kernel[...]
+        assert np.allclose(attention(x), before, atol=1e-4) == same
