@@ -40,7 +40,7 @@ def pairs(folder, split, base, data, limit):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Linear interpolant with a Brownian bridge, velocity and eta in one network, independent ends."""
+    """Linear path with a latent sin^2, whose slope is finite at both ends; v and eta in one network."""
 
     data: str = "data/mnist"
     """Folder with train.parquet and test.parquet."""
@@ -52,9 +52,10 @@ class Config:
     """Read only so many images of each split, all classes together."""
     coupling: str = "shuffled"
     """How the two classes are paired in a batch: shuffled (independent) or minibatch_ot."""
-    scale: float = 1.0
-    """Of the bridge: gamma = sqrt(scale t (1 - t))."""
-    width: int = 96
+    scale: float = 0.5
+    """Of the latent: gamma = scale sin^2(pi t)."""
+    patch: int = 7
+    width: int = 128
     depth: int = 4
     heads: int = 4
     batch_size: int = 64
@@ -64,13 +65,15 @@ class Config:
     seed: int = 0
 
     def experiment(self) -> gd.training.Experiment:
-        network = partial(gd.networks.DiT, (28, 28, 1), out_channels=2, patch=4)
+        network = partial(gd.networks.DiT, (28, 28, 1), out_channels=2, patch=self.patch)
         rate = gd.training.schedule("cosine", self.learning_rate, steps=self.steps, warmup=self.warmup)
-        bridge = gd.processes.interpolants.Bridge(scale=self.scale)
+        latent = gd.processes.interpolants.SineSquared(scale=self.scale)
         return gd.training.Experiment(
             network=gd.networks.functional(partial(network, width=self.width, depth=self.depth, heads=self.heads)),
             objective=gd.objectives.Interpolation(
-                process=gd.processes.Interpolant(latent=bridge),
+                process=gd.processes.Interpolant(latent=latent),
+                predicts=("v", "eta"),
+                estimator=gd.objectives.interpolation.Plain(),
                 coupling=gd.processes.couplings.COUPLINGS[self.coupling](),
             ),
             source=partial(pairs, self.data, "train", self.start, self.end, self.limit),

@@ -1,0 +1,112 @@
+"""Which dimensions of a network's parameters are widths: found by building it larger, on shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from gendyn.parametrization.axes import FINITE
+from gendyn.tree import paths
+
+SCALES = (1, 2, 3)
+"""Joint multiples of the scaled sizes at which the network is built: two of them cannot tell a r + b from a r."""
+
+Sizes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a parameter grows from base to target.
+
+    Attributes:
+        path, shape, base_shape: of the parameter.
+        axes: names of its dimensions; () where there are none.
+        ratios: per dimension, target over base where it is a width, None where it is finite.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    base_shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    ratios: tuple[float | None, ...]
+
+
+def scaled_sizes(base: Sizes, target: Sizes) -> tuple[str, ...]:
+    """The names of the sizes that differ between base and target.
+
+    Raises:
+        ValueError: sizes that are not the same names, or that differ and are no positive whole numbers.
+    """
+    if not base or set(base) != set(target):
+        raise ValueError(
+            f"base and target name the same sizes, for example {{'width': 64}}; got {sorted(base)} and "
+            f"{sorted(target)}."
+        )
+    names = tuple(name for name in base if base[name] != target[name])
+    for name in names:
+        for value in (base[name], target[name]):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"a size that is scaled is a positive whole number; got {name} = {value!r}.")
+    return names
+
+
+def growth(make: Callable[..., Any], base: Sizes, target: Sizes) -> tuple[Growth, ...]:
+    """One entry per parameter of make(**target).
+
+    The network is built at one, two and three times those base sizes that the target changes, all together, and each
+    dimension is fitted as a r + b: a width if b = 0, finite if a = 0, and otherwise a width glued to something finite,
+    of which no rule can be right.
+
+    Raises:
+        ValueError: such a dimension, one that grows faster than the sizes, or a finite axis that grows; and networks
+            that do not have the same parameters at every size.
+    """
+    names = scaled_sizes(base, target)
+    built = [_shapes(make, {**base, **{name: base[name] * r for name in names}}) for r in SCALES]
+    network = make(**target)
+    final = dict(paths(jax.eval_shape(network.init, jax.random.key(0))))
+    named = dict(paths(network.axes, is_leaf=lambda node: isinstance(node, tuple))) if network.axes else {}
+    if any(shapes.keys() != final.keys() for shapes in built):
+        other = sorted(set(built[0]) ^ set(final))
+        raise ValueError(
+            "the network has other parameters at base and target sizes"
+            + (f" ({other[0]})" if other else "")
+            + "; give both the same depth."
+        )
+    found = []
+    for path, leaf in final.items():
+        dims = list(zip(*(shapes[path] for shapes in built)))
+        axes = named.get(path, ())
+        ratios = tuple(_ratio(path, i, dim, leaf.shape[i], axes) for i, dim in enumerate(dims))
+        found.append(Growth(path, tuple(leaf.shape), built[0][path], axes, ratios))
+    return tuple(found)
+
+
+def _shapes(make: Callable[..., Any], sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in paths(jax.eval_shape(make(**sizes).init, jax.random.key(0)))}
+
+
+def _ratio(path: str, index: int, dims: tuple[int, ...], target: int, axes: tuple[str, ...]) -> float | None:
+    one, two, three = dims
+    slope, rest = two - one, 2 * one - two
+    if three - two != slope:
+        raise ValueError(
+            f"dimension {index} of {path} grows as {one}, {two}, {three} with the sizes, which is not linear; scale "
+            "sizes whose product is no dimension (heads, and not their length too)."
+        )
+    if slope == 0:
+        return None
+    if rest:
+        raise ValueError(
+            f"dimension {index} of {path} is a width of {slope} and {rest} that do not grow: two things concatenated, "
+            "for which one kernel has no right scale; give each part a kernel of its own and add the results."
+        )
+    if axes and axes[index] in FINITE:
+        raise ValueError(
+            f"dimension {index} of {path} is the finite axis {axes[index]!r}, but it grows with the sizes; leave that "
+            "size out of base and target, or name the axis as a width."
+        )
+    return target / one
