@@ -21,8 +21,8 @@ from gendyn.files import write_json
 
 PLANS = (
     *((("flow_heun", nfe), None) for nfe in (4, 10, 40)),
-    *((("interpolant_em", nfe), scale) for scale in (0.25, 1.0) for nfe in (10, 40)),
-    (("interpolant_heun", 40), 1.0),
+    *((("interpolant_em", nfe), 1.0) for nfe in (10, 40)),
+    (("interpolant_em", 40), 4.0),
 )
 """What the report compares: (sampler, calls), and eps/gamma of the SDE, if it is one."""
 
