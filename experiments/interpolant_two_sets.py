@@ -5,7 +5,7 @@ Run:      gendyn train interpolant_two_sets --data PATH/TO/mnist --out runs/two_
           python -m experiments.interpolant_two_sets runs/two_sets      (the table and the figure)
           (a folder with train.parquet and test.parquet in Hugging Face layout)
 Takes:    with --steps 1500, nine minutes on two busy CPU cores, and five of measuring. The default was not run.
-Expect:   from that run, 500 threes of the test set (seed 0), share that a nearest-neighbour classifier takes for an eight
+Expect:   from that run, 500 threes of the test set (seed 0), the share that a classifier by neighbours takes for eights
           (0.88 of real test eights) and Frechet distance on pixels (14 of as many real ones): ODE with 4, 10 and 40
           calls 0.85, 0.83, 0.75 and 58, 42, 44; SDE of eps = gamma with 10 and 40 calls 0.76, 0.74 and 44, 37; of
           eps = 4 gamma with 40 calls 0.57 and 49. So a little noise helps the distance, given calls, and much noise
