@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= test,docs,notebooks
 BIN := .venv/bin
 RUN ?= runs/digits
-WORKERS ?= 3
+WORKERS ?= 2
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
 export UV_PYTHON_DOWNLOADS = never
 

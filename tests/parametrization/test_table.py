@@ -156,7 +156,10 @@ def changes(rule, optimizer, inner, rate, width):
 
 @pytest.mark.parametrize(
     ("optimizer", "inner", "rate"),
-    [("adam", optax.scale_by_adam(), 3e-3), ("sgd", optax.identity(), 0.05)],
+    [
+        ("adam", optax.scale_by_adam(), 3e-3),
+        pytest.param("sgd", optax.identity(), 0.05, marks=pytest.mark.slow),
+    ],
     ids=["adam", "sgd"],
 )
 def test_features_move_alike_at_every_width_under_mup_and_not_under_sp(optimizer, inner, rate):

@@ -96,7 +96,9 @@ def test_dequantised_data_fill_their_bins():
 BASE = GaussianMixture([0.7, 0.3], [[0.5, 0.5], [-0.5, 1.0]], [[0.2, 0.1], [0.1, 0.3]])
 
 
-@pytest.mark.parametrize(("name", "ends"), [("linear", (0.0, 1.0)), ("linear_bridge", (0.02, 0.98))])
+@pytest.mark.parametrize(
+    ("name", "ends"), [("linear", (0.0, 1.0)), pytest.param("linear_bridge", (0.02, 0.98), marks=pytest.mark.slow)]
+)
 def test_the_budget_of_a_two_sided_flow_closes(name, ends, x64):
     """Between two mixtures: from the base's density to the data's, and the marginals inside the clock of a bridge."""
     process, exact = INTERPOLANTS[name](), TwoSided(base=BASE, data=MIXTURE)

@@ -311,5 +311,5 @@ def test_eps_networks_are_refused_at_pure_noise_and_others_are_not(execute, name
 def test_a_wrapped_network_that_cannot_start_is_refused_before_compiling():
     process = processes.RectifiedFlow()
     D = denoiser(lambda *_: pytest.fail("the network was called"), None, process, "eps")
-    with pytest.raises(ValueError, match="wrap a network that predicts velocity or denoised"):
+    with pytest.raises(ValueError, match="use a network that predicts velocity or denoised"):
         run(plan("ddim", process, nfe=2, grid=grids.uniform_t), D, jnp.ones((2, 3)))

@@ -183,6 +183,7 @@ def test_killed_at_every_stage_it_ends_in_the_same_bits(run, done, tmp_path, mon
     assert_same_reflow(out, done)
 
 
+@pytest.mark.slow
 def test_python_stops_and_goes_on(run, done, tmp_path, monkeypatch):
     """`gd.training.reflow` returns the interrupted outcome; asked again, it ends like the command."""
     asked = gd.training.Reflow(pairs=2500, nfe=6, measured=32)

@@ -26,8 +26,8 @@ SHARED = {
 
 
 def marks(path):
-    """A U-Net takes half a minute to compile on two cores."""
-    return [pytest.mark.slow] if path.stem == "cifar10_edm" else []
+    """Long to compile, or another experiment's network with little changed."""
+    return [pytest.mark.slow] if path.stem in ("cifar10_edm", "digits_dynamics", "mnist_flow") else []
 
 
 def toy(path, request):
@@ -78,6 +78,7 @@ def test_experiment_gives_its_command_and_options(path, gendyn):
         assert f"--{field.name.replace('_', '-')}" in result.out
 
 
+@pytest.mark.slow
 def test_a_restoration_run_samples_from_test_examples(shared, gendyn, tmp_path):
     """`gendyn sample` restores the first test images of the class asked for; guidance has no meaning and says so."""
     path = FOLDER / "restoration_mnist.py"

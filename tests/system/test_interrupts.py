@@ -67,7 +67,7 @@ def test_killed_twice_and_continued(launch, train, uninterrupted, tmp_path):
     assert_same_run(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("which", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signal_writes_a_checkpoint_and_exits_cleanly(launch, train, uninterrupted, tmp_path, which):
     process = launch(tmp_path, *OPTIONS)
     wait_for(tmp_path, process, 3)

@@ -112,6 +112,7 @@ def distilled(Tiny, teacher_width, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_a_teachers_weights_are_arguments_of_the_step(Tiny, one):
     """The program's text is hardly longer for many times the weights, and the same for two teachers."""
     texts = {}
@@ -140,6 +141,7 @@ def test_another_teacher_reuses_the_compiled_step(Tiny, one, caplog):
         assert float(swapped[name]) == float(metrics[1][name]) != float(metrics[0][name])
 
 
+@pytest.mark.slow
 def test_a_teacher_is_replicated_and_not_donated(Tiny, eight):
     state, step, batches = build(distilled(Tiny, 16), mesh=eight)
     for batch in itertools.islice(batches, 2):
