@@ -130,3 +130,35 @@ DECAYS: dict[str, Callable[[str, float, float], float]] = {
     "robust": robust,
 }
 """Name -> (kind, m_in, learning-rate multiplier) -> multiplier of the decoupled weight decay."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Residual branches times (depth over base depth)^-alpha, and what keeps the sum over blocks of their changes.
+
+    The sum of L changes, each multiplied by L^-alpha, stays if Adam's rate goes as L^(alpha - 1) and SGD's, whose
+    gradients carry the multiplier once more, as L^(2 alpha - 1). Gradients in the blocks shrink by the multiplier.
+    """
+
+    alpha: float
+
+    def branch(self, m_depth: float) -> float:
+        return m_depth**-self.alpha
+
+    def rate(self, m_depth: float, power: int) -> float:
+        return m_depth ** (self.alpha * (1 + power) - 1)
+
+
+@dataclass(frozen=True)
+class Unscaled(Depth):
+    """Nothing changes with the depth: the usual network, whose residual stream grows with it."""
+
+    alpha: float = 0.0
+
+    def rate(self, m_depth: float, power: int) -> float:
+        return 1.0
+
+
+DEPTHS: dict[str, Depth] = {"completep": Depth(1.0), "depth_mup": Depth(0.5), "none": Unscaled()}
+"""CompleteP (Dey et al. 2025, arXiv:2505.01618): every block goes on learning features however many there are.
+Depth-muP (Yang et al. 2023, arXiv:2310.02244): branches by the square root."""

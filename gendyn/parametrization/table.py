@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
-from gendyn.parametrization.rules import DECAYS, OPTIMIZERS, RULES, Multipliers
-from gendyn.parametrization.widths import SCALES, Growth, Sizes, growth, scaled_sizes
+from gendyn.parametrization.kinds import kind
+from gendyn.parametrization.rules import DECAYS, DEPTHS, OPTIMIZERS, RULES, Multipliers
+from gendyn.parametrization.uses import Use, contracted, uses
+from gendyn.parametrization.widths import Growth, Sizes, depths, growth, scaled_sizes
 from gendyn.tree import paths
-
-NOT_FANS = ("layers",)
-"""Axes that are neither fan-in nor fan-out."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter: its kind, its growth on both sides, and its multipliers (`rules.Multipliers`)."""
+    """A parameter: its kind, its growth on both sides and in number, and its multipliers (`rules.Multipliers`)."""
 
     path: str
     shape: tuple[int, ...]
@@ -31,6 +29,7 @@ class Row:
     kind: str
     m_in: float
     m_out: float
+    m_depth: float
     multipliers: Multipliers
 
 
@@ -41,16 +40,21 @@ class ParamTable:
     Made by `table`. Printable, and JSON by `to_json` and `from_json`; nothing is ever rescaled when it is read.
 
     Attributes:
-        rule, optimizer, decay: the names that decided the multipliers.
+        rule, optimizer, decay, depth: the names that decided the multipliers.
         base, target: sizes.
+        branch_scale: of every residual branch, 1 where the depth is the base's.
+        attention_scale: of the logits, where heads get longer; None leaves the network's own.
     """
 
     rows: tuple[Row, ...]
     rule: str
     optimizer: str
     decay: str
+    depth: str
     base: dict[str, Any]
     target: dict[str, Any]
+    branch_scale: float = 1.0
+    attention_scale: float | None = None
 
     def tree(self, name: str, like: Any) -> Any:
         """One multiplier as a tree of numbers like the parameters: "init", "forward", "learning_rate", ...
@@ -85,12 +89,15 @@ class ParamTable:
     def __str__(self) -> str:
         """One aligned line per parameter."""
         names = [field.name for field in dataclasses.fields(Multipliers)]
-        cells = [("parameter", "shape", "kind", "m_in", "m_out", *names)]
+        cells = [("parameter", "shape", "kind", "m_in", "m_out", "m_depth", *names)]
         for row in self.rows:
-            values = [f"{v:g}" for v in (row.m_in, row.m_out, *dataclasses.astuple(row.multipliers))]
+            values = [f"{v:g}" for v in (row.m_in, row.m_out, row.m_depth, *dataclasses.astuple(row.multipliers))]
             cells.append((row.path, str(row.shape), row.kind, *values))
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        head = f"{self.rule}, {self.optimizer}, {self.decay} weight decay, base {self.base}, target {self.target}"
+        head = (
+            f"{self.rule}, {self.optimizer}, {self.decay} weight decay, depth {self.depth}, base {self.base}, target "
+            f"{self.target}, branches times {self.branch_scale:g}"
+        )
         lines = ("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in cells)
         return "\n".join([head, *lines])
 
@@ -110,19 +117,28 @@ def table(
     rule: str = "mup",
     optimizer: str = "adam",
     decay: str = "independent",
+    depth: str = "completep",
+    inputs: tuple[Any, ...] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> ParamTable:
     """The table of make_network(**target), relative to make_network(**base), from shapes alone.
 
-    Kinds follow from which dimensions grow (`widths`) in the house layout: the last axis is the output, all before it
-    are contracted. Depth is not a width: base and target have the same.
+    A size that adds parameters is a depth, one that lengthens them a width (`widths`). Kinds follow from which
+    dimensions grow on the two sides of a kernel: as the computation uses it if `inputs` are given, and otherwise in
+    the house layout, whose last axis is the output.
 
     Args:
-        make_network: sizes by name -> `Network`.
+        make_network: sizes by name -> `Network`, or anything with its init, apply and axes.
         base: the sizes at which hyperparameters were tuned; target: those to be trained.
-        rule: one of `RULES`; optimizer: one of `OPTIMIZERS`; decay: one of `DECAYS`.
+        rule: one of `RULES`; optimizer: one of `OPTIMIZERS`; decay: one of `DECAYS`; depth: one of `DEPTHS`.
+        inputs: what `apply` takes after the parameters, as arrays or shapes, for example (x, label, cond). With them
+            networks of any library and layout are understood, declared axes are checked against what is computed, and
+            attention whose heads get longer has its logits scaled as 1/length instead of 1/sqrt(length).
+        kinds: regular expression of a path -> kind, where neither way is right.
 
     Raises:
-        ValueError: unknown names; sizes or networks of which the widths cannot be told (see `widths.growth`).
+        ValueError: unknown names; sizes or networks of which the widths cannot be told (see `widths.growth`); a
+            parameter used in two ways, or otherwise than its axes say.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,80 +153,78 @@ def table(
         mid hidden 0.25 1.0
         out output 1.0 0.25
     """
-    for what, name, known in (("rule", rule, RULES), ("optimizer", optimizer, OPTIMIZERS), ("decay", decay, DECAYS)):
+    named = (("rule", rule, RULES), ("optimizer", optimizer, OPTIMIZERS), ("decay", decay, DECAYS))
+    for what, name, known in (*named, ("depth", depth, DEPTHS)):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}.")
-    rows = tuple(_row(entry, rule, optimizer, decay) for entry in growth(make_network, base, target))
-    if rule != "sp" and scaled_sizes(base, target) and not any(row.m_out > 1 or row.m_in > 1 for row in rows):
+    entries = growth(make_network, base, target)
+    used = _uses(make_network, target, inputs) if inputs is not None else {}
+    rows = tuple(_row(entry, used.get(entry.path), kinds or {}, rule, optimizer, decay, depth) for entry in entries)
+    grown = any(max(row.m_in, row.m_out, row.m_depth) != 1 for row in rows)
+    if rule != "sp" and scaled_sizes(base, target) and not grown:
         raise ValueError(
             f"no parameter grows with {', '.join(scaled_sizes(base, target))}; name the sizes that are widths."
         )
-    return ParamTable(rows, rule, optimizer, decay, dict(base), dict(target))
-
-
-def _row(entry: Growth, rule: str, optimizer: str, decay: str) -> Row:
-    fans = [ratio for i, ratio in enumerate(entry.ratios) if not (entry.axes and entry.axes[i] in NOT_FANS)]
-    inputs, output = fans[:-1], fans[-1] if fans else None
-    m_in = math.prod(ratio for ratio in inputs if ratio is not None)
-    m_out = 1.0 if output is None else output
-    kind = _kind(len(fans), any(ratio is not None for ratio in inputs), output is not None)
-    found = RULES[rule](kind, m_in, m_out, OPTIMIZERS[optimizer])
-    share = DECAYS[decay](kind, m_in, found.learning_rate) if kind not in ("vector", "scalar") else 0.0
-    multipliers = dataclasses.replace(found, weight_decay=share)
-    return Row(entry.path, entry.shape, entry.base_shape, entry.axes, kind, float(m_in), float(m_out), multipliers)
-
-
-def _kind(fans: int, grows_in: bool, grows_out: bool) -> str:
-    if fans <= 1:
-        return "vector" if grows_out else "scalar"
-    if grows_in:
-        return "hidden" if grows_out else "output"
-    return "input" if grows_out else "scalar"
-
-
-def init(table: ParamTable, make_network: Callable[..., Any], key: Any) -> Any:
-    """Parameters of the target, drawn by the network's own initialisers and rescaled to the table's deviations.
-
-    How the initialisers themselves scale is measured, on the base network and on twice its size: exponents are
-    multiples of one half, so a sample tells them. Parameters that start at zero stay there.
-    """
-    ratios = _own_exponents(table, make_network)
-    params = make_network(**table.target).init(key)
-    table.check(params)
-    rows = {row.path: row for row in table.rows}
-
-    def rescaled(path: str, leaf: Any) -> Any:
-        row = rows[path]
-        grown = row.m_in if row.kind in ("hidden", "output") else row.m_out
-        return leaf * (row.multipliers.init / grown ** ratios[path])
-
-    return jax.tree.unflatten(jax.tree.structure(params), [rescaled(path, leaf) for path, leaf in paths(params)])
-
-
-def _own_exponents(table: ParamTable, make_network: Callable[..., Any]) -> dict[str, float]:
-    """Path -> e, where the network's initialisers draw with a deviation that grows as the e-th power of the sizes."""
-    names = scaled_sizes(table.base, table.target)
-    sizes = [{**table.base, **{name: table.base[name] * r for name in names}} for r in SCALES[:2]]
-    with jax.ensure_compile_time_eval():  # also where parameters are drawn inside a compiled function
-        drawn = [dict(paths(make_network(**each).init(jax.random.key(0)))) for each in sizes]
-        return {path: _exponent(*(np.std(np.asarray(side[path])) for side in drawn)) for path in drawn[0]}
-
-
-def _exponent(small: float, large: float) -> float:
-    return 0.0 if small == 0 or large == 0 else round(2 * math.log2(large / small)) / 2
-
-
-def parametrised(network: Any, table: ParamTable) -> Any:
-    """The network with the table's forward multipliers: each kernel counts as multiplier times itself.
-
-    On a kernel this is a multiplier of its input, as in the published form; biases have none. Same parameters.
-    """
-
-    def scaled(params: Any) -> Any:
-        return jax.tree.map(lambda p, c: p if c == 1 else c * p, params, table.tree("forward", params))
-
-    return dataclasses.replace(
-        network,
-        apply=lambda params, x, label, cond=None: network.apply(scaled(params), x, label, cond),
-        train=lambda params, x, label, cond, key: network.train(scaled(params), x, label, cond, key),
+    deep = math.prod(target[name] / base[name] for name in depths(make_network, base, target))
+    attention = None if inputs is None or rule == "sp" else _attention_scale(make_network, base, target, inputs)
+    return ParamTable(
+        rows=rows,
+        rule=rule,
+        optimizer=optimizer,
+        decay=decay,
+        depth=depth,
+        base=dict(base),
+        target=dict(target),
+        branch_scale=1.0 if rule == "sp" else DEPTHS[depth].branch(deep),
+        attention_scale=attention,
     )
+
+
+def _row(
+    entry: Growth,
+    used: frozenset[Use] | None,
+    kinds: Mapping[str, str],
+    rule: str,
+    optimizer: str,
+    decay: str,
+    depth: str,
+) -> Row:
+    found = kind(entry, used, kinds)
+    name, m_in, m_out = found.name, found.m_in, found.m_out
+    wide = RULES[rule](name, m_in, m_out, OPTIMIZERS[optimizer])
+    share = DECAYS[decay](name, m_in, wide.learning_rate) if name not in ("vector", "scalar") else 0.0
+    deep = DEPTHS["none" if rule == "sp" else depth]
+    multipliers = dataclasses.replace(
+        wide,
+        learning_rate=wide.learning_rate * deep.rate(entry.depth, OPTIMIZERS[optimizer].power),
+        weight_decay=share,
+        eps=wide.eps * deep.branch(entry.depth),
+    )
+    return Row(entry.path, entry.shape, entry.base_shape, entry.axes, name, m_in, m_out, entry.depth, multipliers)
+
+
+def _abstract(make_network: Callable[..., Any], sizes: Sizes) -> tuple[Any, Any]:
+    """A network and the shapes of its parameters."""
+    network = make_network(**sizes)
+    return network.apply, jax.eval_shape(network.init, jax.random.key(0))
+
+
+def _uses(make_network: Callable[..., Any], target: Sizes, inputs: tuple[Any, ...]) -> dict[str, frozenset[Use]]:
+    return uses(*_abstract(make_network, target), *inputs)
+
+
+def _attention_scale(
+    make_network: Callable[..., Any], base: Sizes, target: Sizes, inputs: tuple[Any, ...]
+) -> float | None:
+    """sqrt(base length)/length of a head, so that it is the usual 1/sqrt(length) at base; None if heads do not grow."""
+    small, large = (contracted(*_abstract(make_network, sizes), *inputs) for sizes in (base, target))
+    pairs = {(a, b) for a, b in zip(small, large) if a != b}
+    if not pairs:
+        return None
+    if len(pairs) > 1:
+        raise ValueError(
+            f"the products of activations grow differently, {sorted(pairs)} at base and target; grow the number of "
+            "heads and leave their length."
+        )
+    length, longer = pairs.pop()
+    return math.sqrt(length) / longer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,7 @@ class Growth:
         path, shape, base_shape: of the parameter.
         axes: names of its dimensions; () where there are none.
         ratios: per dimension, target over base where it is a width, None where it is finite.
+        depth: target over base of the sizes that multiply the blocks it stands in.
     """
 
     path: str
@@ -32,6 +35,7 @@ class Growth:
     base_shape: tuple[int, ...]
     axes: tuple[str, ...]
     ratios: tuple[float | None, ...]
+    depth: float = 1.0
 
 
 def scaled_sizes(base: Sizes, target: Sizes) -> tuple[str, ...]:
@@ -56,16 +60,18 @@ def scaled_sizes(base: Sizes, target: Sizes) -> tuple[str, ...]:
 def growth(make: Callable[..., Any], base: Sizes, target: Sizes) -> tuple[Growth, ...]:
     """One entry per parameter of make(**target).
 
-    The network is built at one, two and three times those base sizes that the target changes, all together, and each
-    dimension is fitted as a r + b: a width if b = 0, finite if a = 0, and otherwise a width glued to something finite,
-    of which no rule can be right.
+    The network is built, with the target's depth, at one, two and three times those base widths that the target
+    changes, all together, and each dimension is fitted as a r + b: a width if b = 0, finite if a = 0, and otherwise a
+    width glued to something finite, of which no rule can be right.
 
     Raises:
         ValueError: such a dimension, one that grows faster than the sizes, or a finite axis that grows; and networks
             that do not have the same parameters at every size.
     """
-    names = scaled_sizes(base, target)
-    built = [_shapes(make, {**base, **{name: base[name] * r for name in names}}) for r in SCALES]
+    deep = depths(make, base, target)
+    wide = [name for name in scaled_sizes(base, target) if name not in deep]
+    fixed = {**base, **{name: target[name] for name in deep}}
+    built = [_shapes(make, {**fixed, **{name: base[name] * r for name in wide}}) for r in SCALES]
     network = make(**target)
     final = dict(paths(jax.eval_shape(network.init, jax.random.key(0))))
     named = dict(paths(network.axes, is_leaf=lambda node: isinstance(node, tuple))) if network.axes else {}
@@ -74,15 +80,41 @@ def growth(make: Callable[..., Any], base: Sizes, target: Sizes) -> tuple[Growth
         raise ValueError(
             "the network has other parameters at base and target sizes"
             + (f" ({other[0]})" if other else "")
-            + "; give both the same depth."
+            + "; scale sizes that widen its layers or add blocks, and nothing else."
         )
     found = []
     for path, leaf in final.items():
         dims = list(zip(*(shapes[path] for shapes in built)))
         axes = named.get(path, ())
         ratios = tuple(_ratio(path, i, dim, leaf.shape[i], axes) for i, dim in enumerate(dims))
-        found.append(Growth(path, tuple(leaf.shape), built[0][path], axes, ratios))
+        depth = math.prod(target[name] / base[name] for name, inside in deep.items() if pattern(path) in inside)
+        found.append(Growth(path, tuple(leaf.shape), built[0][path], axes, ratios, depth))
     return tuple(found)
+
+
+def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, frozenset[str]]:
+    """The scaled sizes that add parameters instead of widening them, each with the patterns it multiplies.
+
+    >>> from types import SimpleNamespace
+    >>> init = lambda width, depth: {"in": jax.numpy.ones(width), "blocks": [jax.numpy.ones(width)] * depth}
+    >>> make = lambda width, depth: SimpleNamespace(init=lambda key: init(width, depth))
+    >>> depths(make, {"width": 4, "depth": 2}, {"width": 8, "depth": 6})
+    {'depth': frozenset({'blocks/*'})}
+    """
+    names = scaled_sizes(base, target)
+    count = lambda sizes: Counter(pattern(path) for path in _shapes(make, sizes))
+    start = count(base)
+    each = {name: count({**base, name: 2 * base[name]}) - start for name in names}
+    return {name: frozenset(more) for name, more in each.items() if more}
+
+
+def pattern(path: str) -> str:
+    """A path with its list positions left open.
+
+    >>> pattern("blocks/12/out/kernel")
+    'blocks/*/out/kernel'
+    """
+    return "/".join("*" if part.isdigit() else part for part in path.split("/"))
 
 
 def _shapes(make: Callable[..., Any], sizes: Sizes) -> dict[str, tuple[int, ...]]:

@@ -135,7 +135,7 @@ def plain(width):
 def changes(rule, optimizer, inner, rate, width):
     """How much hidden features and output change in four steps, root mean square over a batch and four seeds."""
     found = table(plain, base={"width": WIDTHS[0]}, target={"width": width}, rule=rule, optimizer=optimizer)
-    network = gd.parametrization.parametrised(plain(width), found)
+    network = gd.parametrization.network(found, plain)
     tx = gd.parametrization.optimizer(found, inner, learning_rate=rate)
     x = jax.random.normal(jax.random.key(1), (16, 8))
     y = jnp.sin(x.sum(1, keepdims=True))
@@ -179,7 +179,7 @@ def test_the_two_forms_of_mup_are_one_trajectory():
 
     def trained(rule):
         found = table(plain, base={"width": 16}, target={"width": 64}, rule=rule, decay="naive")
-        network = gd.parametrization.parametrised(plain(64), found)
+        network = gd.parametrization.network(found, plain)
         tx = gd.parametrization.optimizer(found, optax.scale_by_adam(eps=1e-3), learning_rate=1e-2)
         params = gd.parametrization.init(found, plain, jax.random.key(0))
         state = tx.init(params)
