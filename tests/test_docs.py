@@ -37,7 +37,15 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name == "README.md" else [])
+        for page in PAGES
+        if blocks(page)
+    ],
+    ids=name,
+)
 def test_python_blocks_run(page, request, monkeypatch, tmp_path):
     """Blocks of one page run in order, in one namespace, in a folder of their own."""
     code = blocks(page)

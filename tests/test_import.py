@@ -1,4 +1,4 @@
-"""`import gendyn` is light: mathematics only, and well under a second beyond jax."""
+"""`import gendyn` is light: mathematics only, beyond jax."""
 
 import json
 import subprocess
@@ -7,11 +7,10 @@ import sys
 import gendyn
 
 PROBE = """
-import json, sys, time
+import json, sys
 import jax, jax.numpy, jax.scipy.special, jaxtyping
-start = time.perf_counter()
 import gendyn
-print(json.dumps({"seconds": time.perf_counter() - start, "modules": sorted(sys.modules)}))
+print(json.dumps({"modules": sorted(sys.modules)}))
 """
 
 HEAVY = {
@@ -25,11 +24,9 @@ def probe():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_gendyn_loads_nothing_heavy_and_is_quick():
-    """The bound is generous (typically 0.1 s) and takes the better of two runs, for busy machines."""
-    first, second = probe(), probe()
-    assert not {name.split(".")[0] for name in first["modules"]} & HEAVY
-    assert min(first["seconds"], second["seconds"]) < 1.0
+def test_importing_gendyn_loads_nothing_heavy():
+    """Seconds depend on the machine; the modules that cost them do not."""
+    assert not {name.split(".")[0] for name in probe()["modules"]} & HEAVY
 
 
 def test_rooms_with_heavy_dependencies_load_at_first_use():

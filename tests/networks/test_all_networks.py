@@ -27,7 +27,11 @@ ALL_NETWORKS = {
     "edm_adm": (partial(EDM, family=replace(ADM, head_dim=4)), (4, 4, 2)),
     "dit_3d": (partial(DiT, (2, 4, 2, 1), width=12, depth=1, heads=2), (2, 4, 2, 1)),
 }
-each = pytest.mark.parametrize("name", ALL_NETWORKS)
+ALIKE = ("unet_3d", "dit_1d", "dit_3d", "edm_ncsnpp")
+"""Other dimensions or options of networks that are checked each time."""
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in ALL_NETWORKS]
+)
 one_of_each = pytest.mark.parametrize("name", ["mlp", "unet_1d", "dit_2d"])
 
 

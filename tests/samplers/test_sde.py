@@ -237,7 +237,13 @@ def on_the_sde(eta):
 
 
 @pytest.mark.parametrize("eta", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
-@pytest.mark.parametrize("name", on_the_sde(1.0))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("euler_maruyama", "langevin") else [pytest.mark.slow])
+        for name in on_the_sde(1.0)
+    ],
+)
 def test_strong_order_one_along_the_paths_of_a_seed(name, eta):
     """All families converge to the same paths; rms over 200 of them at 24 and 192 steps."""
     x_T, exact = shared_path(eta)

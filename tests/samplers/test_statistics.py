@@ -144,6 +144,7 @@ def test_probes_are_unbiased(x64):
     assert np.abs(many.l - exact.l).max() < 2 / np.sqrt(samples)
 
 
+@pytest.mark.slow
 def test_statistics_make_a_better_sampler():
     """On a mixture, eight calls: nearer to the exact flow than the same rule with data-form tables."""
     model = GaussianMixture([0.3, 0.7], [[-1.0, 0.5], [0.6, -0.4]], [[0.02, 0.05], [0.08, 0.03]])
@@ -189,6 +190,7 @@ def test_fresh_noise_differs_from_node_to_node():
     assert roughness(measured(fresh=True, num_times=60)) > 3 * roughness(measured(num_times=60))
 
 
+@pytest.mark.slow
 def test_noise_falls_with_samples():
     """Two halves of 16 times more samples differ by about a quarter."""
 

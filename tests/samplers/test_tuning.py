@@ -198,6 +198,7 @@ def test_ddim_on_a_gaussian_finds_the_optimal_grid():
     assert gain == pytest.approx(0.65335892592, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_numbers_per_element_solve_a_gaussian_with_unequal_variances():
     """Two calls and one consistent number per coordinate: each coordinate is linear, so each can be exact."""
     D = oracles.GaussianMixture([1.0], [[0.0, 0.0]], [[1.0, 0.01]]).denoiser(EDM)
@@ -317,6 +318,7 @@ def stretched(x):
     ],
     ids=["log", "features", "any function"],
 )
+@pytest.mark.slow
 def test_distances(distance, optimizer, light):
     seen = []
     found = small(light, distance=distance, optimizer=optimizer, report=lambda *each: seen.append(each))

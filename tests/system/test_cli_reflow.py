@@ -162,6 +162,7 @@ def dying(function, after):
     return call
 
 
+@pytest.mark.slow
 def test_killed_at_every_stage_it_ends_in_the_same_bits(run, done, tmp_path, monkeypatch):
     """Among the pairs, while training, before a measurement, between the stages: then once to the end."""
     pairs = sys.modules["gendyn.training.stored_pairs"]

@@ -27,7 +27,7 @@ SHARED = {
 
 def marks(path):
     """Long to compile, or another experiment's network with little changed."""
-    return [pytest.mark.slow] if path.stem in ("cifar10_edm", "digits_dynamics", "mnist_flow") else []
+    return [pytest.mark.slow] if path.stem in ("cifar10_edm", "digits_dynamics", "mnist_flow", "reflow_mnist") else []
 
 
 def toy(path, request):

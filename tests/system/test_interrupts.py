@@ -53,6 +53,7 @@ def assert_same_run(folder, uninterrupted):
     assert {row["step"] for row in read_metrics(uninterrupted)} <= set(steps)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_continued(launch, train, uninterrupted, tmp_path):
     """kill -9 at random moments: while stepping, saving or logging."""
     moment = random.Random(time.time_ns())
