@@ -18,6 +18,7 @@ COMMANDS = {
     "tune": "fit a sampler of few calls to a run's model",
     "study": "compare samplers, grids and numbers of calls on a run",
     "reflow": "straighten a run's flow by training on its own pairs, and distil it",
+    "coordcheck": "check that an experiment's features move alike at every width",
     "info": "what a run is made of",
     "import": "make a run of a public checkpoint, without executing it",
     "export": "write a run's network under its published names",

@@ -7,6 +7,7 @@ a rule (`RULES`) makes of it.
 """
 
 from gendyn.parametrization.axes import AXES, FINITE, ROLES, WIDTH, role
+from gendyn.parametrization.coordinates import CoordinateCheck, Trial, coordinate_check
 from gendyn.parametrization.optimizer import optimizer
 from gendyn.parametrization.rules import DECAYS, DEPTHS, OPTIMIZERS, RULES, Multipliers
 from gendyn.parametrization.scaled import init, network
@@ -22,10 +23,13 @@ __all__ = [
     "ROLES",
     "RULES",
     "WIDTH",
+    "CoordinateCheck",
     "Multipliers",
     "ParamTable",
+    "Trial",
     "Use",
     "activations",
+    "coordinate_check",
     "init",
     "network",
     "optimizer",

@@ -8,13 +8,14 @@ choose, safe in threads and on machines without a display. matplotlib is importe
 notebook shows such figures after `%matplotlib inline`.) Sample grids are images, not figures: `grid`, `save_png`.
 """
 
-from gendyn.plots.curves import error_vs_nfe, loss, ranking
+from gendyn.plots.curves import coordinates, error_vs_nfe, loss, ranking
 from gendyn.plots.files import save_figure
 from gendyn.plots.images import grid, save_png
 from gendyn.plots.plan import plan
 from gendyn.plots.points import density, scatter, trajectories
 
 __all__ = [
+    "coordinates",
     "density",
     "error_vs_nfe",
     "grid",

@@ -101,6 +101,36 @@ def ranking(rows: Table, *, by: str = "sampler", nfe: str = "nfe", value: str = 
     return figure
 
 
+def coordinates(rows: Table, *, along: str = "width") -> Figure:
+    """How far each activation has moved after the last step, against a size: flat lines under muP.
+
+    Args:
+        rows: of a `gendyn.parametrization.CoordinateCheck`; the median over seeds is drawn.
+
+    >>> rows = [{"width": w, "seed": 0, "step": 1, "name": "stem", "change": 0.5} for w in (32, 64)]
+    >>> coordinates(rows).axes[0].lines[0].get_ydata().tolist()
+    [0.5, 0.5]
+    """
+    from matplotlib.figure import Figure
+
+    rows = list(rows)
+    last = max((row["step"] for row in rows), default=0)
+    groups = _grouped([row for row in rows if row["step"] == last], "name", along, "change")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for number, (name, points) in enumerate(groups.items()):
+        sizes = sorted(points)
+        middle = [float(np.median(points[n])) for n in sizes]
+        if min(middle) > 0:
+            ax.plot(sizes, middle, marker="o", markersize=3, label=name, linestyle=("-", "--", ":")[number // 10 % 3])
+    every = sorted({n for points in groups.values() for n in points})
+    ax.set(xscale="log", yscale="log", xlabel=along, ylabel=f"change after {last} steps (rms)")
+    ax.set_xticks(every, labels=[f"{n:g}" for n in every])
+    ax.xaxis.minorticks_off()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    return figure
+
+
 def _column(rows: Sequence[Mapping[str, Any]], by: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row[by], row[name]) for row in rows if by in row and row.get(name) is not None]
     if not pairs:

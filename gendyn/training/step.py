@@ -236,13 +236,7 @@ def gradients(
     experiment: Experiment, params: Any, key: PRNGKeyArray, batch: dict[str, Array], step: Int[Array, ""]
 ) -> tuple[Array, Any]:
     """Mean loss and its gradient, over `accumulate` micro-batches that each take rows from every device."""
-
-    def mean_loss(params: Any, key: PRNGKeyArray, rows: dict[str, Array]) -> Array:
-        cond = rows.get("label") if experiment.num_classes is not None else None
-        more = {name: step if name == "step" else rows[name] for name in needs(experiment)}
-        return experiment.objective(experiment.network, params, key, rows["data"], cond, **more)[0].mean()
-
-    value_and_grad = jax.value_and_grad(mean_loss)
+    value_and_grad = jax.value_and_grad(lambda params, key, rows: mean_loss(experiment, params, key, rows, step))
     n = experiment.accumulate
     if n == 1:
         return value_and_grad(params, key, batch)
@@ -258,3 +252,10 @@ def gradients(
         jnp.zeros_like, jax.eval_shape(value_and_grad, params, key, jax.tree.map(lambda a: a[0], micro))
     )
     return jax.lax.scan(add, zeros, (jnp.arange(n), micro))[0]
+
+
+def mean_loss(experiment: Experiment, params: Any, key: PRNGKeyArray, rows: dict[str, Array], step: Any) -> Array:
+    """The objective's mean over the rows of a batch."""
+    cond = rows.get("label") if experiment.num_classes is not None else None
+    more = {name: step if name == "step" else rows[name] for name in needs(experiment)}
+    return experiment.objective(experiment.network, params, key, rows["data"], cond, **more)[0].mean()

@@ -1,0 +1,71 @@
+"""Does one learning rate serve a perceptron of every width, if its parametrisation is muP?
+
+Run:      gendyn coordcheck transfer_mlp --over width=64,128,256,512 --learning-rate 0.01
+          gendyn coordcheck transfer_mlp --over width=64,128,256,512 --learning-rate 0.01 --rule sp     (the control)
+          gendyn train transfer_mlp --width 512 --out runs/transfer_mlp
+Expect:   the check passes under muP, and fails under the standard parametrisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import optax
+
+import gendyn as gd
+
+
+def make(width, depth, **scales):
+    """A denoiser of points of the plane."""
+    return gd.networks.functional(partial(gd.networks.MLP, 2, width=width, depth=depth, **scales))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flow matching to eight Gaussians on a circle, at any width and depth, tuned at width 64 and depth 2."""
+
+    width: int = 64
+    depth: int = 2
+    base_width: int = 64
+    """The width at which the learning rate is meant."""
+    base_depth: int = 2
+    rule: str = "mup"
+    """mup, mup_plain, ntk or sp."""
+    depth_rule: str = "completep"
+    """completep, depth_mup or none."""
+    batch_size: int = 128
+    steps: int = 600
+    learning_rate: float = 2**-8
+    seed: int = 0
+
+    def experiment(self) -> gd.training.Experiment:
+        table = gd.parametrization.table(
+            make,
+            base={"width": self.base_width, "depth": self.base_depth},
+            target={"width": self.width, "depth": self.depth},
+            rule=self.rule,
+            depth=self.depth_rule,
+            optimizer="adam",
+        )
+        adam = optax.scale_by_adam(b2=0.99)
+        return gd.training.Experiment(
+            network=gd.parametrization.network(table, make),
+            objective=gd.objectives.Denoising(
+                process=gd.processes.RectifiedFlow(),
+                predicts="velocity",
+                precondition=gd.predictions.Identity(),
+                noise_levels=gd.objectives.noise_levels.UniformT(),
+                weight=gd.objectives.weights.Uniform(),
+            ),
+            source=partial(gd.data.synthetic2d, "gaussians8", n=20_000, seed=1),
+            test=partial(gd.data.synthetic2d, "gaussians8", n=2_000, seed=2),
+            shape=(2,),
+            batch_size=self.batch_size,
+            steps=self.steps,
+            optimizer=gd.parametrization.optimizer(table, adam, learning_rate=self.learning_rate),
+            seed=self.seed,
+            sampling=gd.training.Sampling(sampler="euler", nfe=20, grid="uniform_t"),
+            decode=np.asarray,
+        )
