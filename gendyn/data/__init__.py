@@ -17,6 +17,7 @@ processes changes neither the order of the examples nor how they are flipped; an
 are named, since an example that vanished in silence would move every position after it.
 """
 
+from gendyn.data.augmentation import Augmentation, Moves
 from gendyn.data.catalog import SOURCES, open_source
 from gendyn.data.digits import digits
 from gendyn.data.foreign import Wrapped, wrap
@@ -27,12 +28,15 @@ from gendyn.data.parquet import image_parquet
 from gendyn.data.sources import Arrays, CorruptData, Source, arrays, npz
 from gendyn.data.synthetic import synthetic2d
 from gendyn.data.transforms import Positional, Transform, from_uint8, random_flip, to_uint8
+from gendyn.data.warping import warp
 
 __all__ = [
     "SOURCES",
     "Arrays",
+    "Augmentation",
     "Batches",
     "CorruptData",
+    "Moves",
     "Paired",
     "Positional",
     "Source",
@@ -50,5 +54,6 @@ __all__ = [
     "random_flip",
     "synthetic2d",
     "to_uint8",
+    "warp",
     "wrap",
 ]

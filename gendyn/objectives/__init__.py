@@ -13,6 +13,7 @@ entries of the batch ("base", the other end of a stored pair), and "step", the n
 """
 
 from gendyn.objectives import curricula, interpolation, noise_levels, weights
+from gendyn.objectives.augmented import Augmented
 from gendyn.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from gendyn.objectives.consistency_function import ConsistencyFunction
 from gendyn.objectives.denoising import Denoising
@@ -52,6 +53,7 @@ __all__ = [
     "NOISE_LEVELS",
     "OBJECTIVES",
     "WEIGHTS",
+    "Augmented",
     "ConsistencyDistillation",
     "ConsistencyFunction",
     "ConsistencyTraining",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gendyn.objectives import NOISE_LEVELS, Denoising
+from gendyn.objectives import NOISE_LEVELS, Augmented, Denoising
 from gendyn.objectives.noise_levels import Nodes
 from gendyn.objectives.weights import Uniform
 from gendyn.processes.couplings import Stored
@@ -34,12 +34,15 @@ class Round:
         Its `source` stays the original data, with which `gendyn evaluate` compares. Augmentation is left out, since it
         would change one end of a pair and not the other; guidance is 1, the flow that was rectified.
         """
-        if not isinstance(experiment.objective, Denoising):
+        objective = experiment.objective
+        if isinstance(objective, Augmented):
+            objective = objective.objective
+        if not isinstance(objective, Denoising):
             raise ValueError(
                 f"reflow trains a gendyn.objectives.Denoising on pairs; this experiment's objective is a "
-                f"{type(experiment.objective).__name__}."
+                f"{type(objective).__name__}."
             )
-        objective = dataclasses.replace(experiment.objective, coupling=Stored(), **self._times())
+        objective = dataclasses.replace(objective, coupling=Stored(), **self._times())
         sampling = dataclasses.replace(experiment.sampling, guidance=1.0)
         if self.nodes:
             sampling = Sampling(sampler="euler", nfe=self.nodes, grid="uniform_t")
