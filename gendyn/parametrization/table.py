@@ -160,7 +160,7 @@ def table(
     entries = growth(make_network, base, target)
     used = _uses(make_network, target, inputs) if inputs is not None else {}
     rows = tuple(_row(entry, used.get(entry.path), kinds or {}, rule, optimizer, decay, depth) for entry in entries)
-    grown = any(max(row.m_in, row.m_out, row.m_depth) != 1 for row in rows)
+    grown = any({row.m_in, row.m_out, row.m_depth} != {1.0} for row in rows)
     if rule != "sp" and scaled_sizes(base, target) and not grown:
         raise ValueError(
             f"no parameter grows with {', '.join(scaled_sizes(base, target))}; name the sizes that are widths."

@@ -113,7 +113,7 @@ def test_quarter_turns_take_fine_samples_to_fine_samples(turns, rng):
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_quarter_turns_turn_pictures(turns):
-    """Up to the filter, which is not quite symmetric: two hundredths of the largest value, measured on this picture."""
+    """Up to the filter, which is not quite symmetric: its phase shows, but far below the size of the picture."""
     y, x = np.meshgrid(np.arange(8) - 3.5, np.arange(8) - 3.5, indexing="ij")
     smooth = np.exp(-((x - 1) ** 2 + 2 * (y + 1) ** 2) / 30)[None, ..., None]
     turned = warp(jnp.asarray(smooth, jnp.float32), quarters(1, turns))

@@ -96,6 +96,13 @@ def test_at_base_size_everything_is_one():
             assert {values.init, values.forward, values.learning_rate, values.eps} == {1.0}
 
 
+def test_a_narrower_network_has_the_inverse_multipliers():
+    make = lambda width: gd.networks.functional(partial(gd.networks.MLP, 2, width=width, depth=1))
+    by = {row.path: row.multipliers for row in table(make, base={"width": 64}, target={"width": 16}).rows}
+    assert by["blocks/0/hidden/kernel"].learning_rate == 4.0
+    assert by["readout/kernel"].forward == 4.0
+
+
 def test_bad_input_is_refused_in_words():
     make = lambda width: gd.networks.functional(partial(gd.networks.MLP, 2, width=width, depth=1))
     sizes = {"base": {"width": 16}, "target": {"width": 32}}
