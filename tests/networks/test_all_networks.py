@@ -218,7 +218,9 @@ def test_remat_changes_neither_values_nor_gradients(name):
     assert "remat" in str(jax.make_jaxpr(network(name, remat=True).apply)(params, *inputs(name)))
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet_2d", "dit_2d", "edm_adm"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "dit_2d", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet_2d", "edm_adm"))]
+)
 def test_gradient_reaches_every_parameter(name):
     _, grads = gradients(name, False)
     # softmax is blind to what shifts all logits of a query alike: a key's bias is dead up to rounding, by design

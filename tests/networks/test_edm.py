@@ -225,6 +225,7 @@ def test_an_augmentation_label_for_a_network_without_is_refused():
         jax.eval_shape(net.apply, params, jnp.ones((2, 4, 4, 1)), 0.1, {"augment": jnp.ones((2, 9))})
 
 
+@pytest.mark.slow
 def test_fourier_frequencies_travel_with_the_weights_and_are_not_trained():
     net = tiny(family="ncsnpp")
     params = initialise(net, jax.random.key(0))

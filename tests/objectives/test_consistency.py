@@ -67,6 +67,7 @@ def test_training_is_unbiased_at_the_exact_function_only_as_the_levels_get_finer
     assert finer < 0.5 * fine
 
 
+@pytest.mark.slow
 def test_distillation_from_the_exact_teacher_follows_the_trajectory():
     """d(f(x_hi), f(x_lo)) is the solver's local error: of order 3 for Heun, 2 for DDIM (as huber -> 0, |.|)."""
     data = GAUSSIAN.sample(jax.random.key(0), 2000)

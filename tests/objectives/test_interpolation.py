@@ -72,6 +72,7 @@ def test_antithetic_noise_keeps_the_variance_bounded_at_the_ends():
     assert spread["Plain", 1e-6] > 1.5 * spread["Antithetic", 1e-6]
 
 
+@pytest.mark.slow
 def test_a_regressed_table_approaches_the_exact_fields():
     """At one time, a polynomial in x fitted by the objective's own normal equations comes to the exact velocity."""
     loss = Interpolation(process=PROCESS, predicts=("velocity", "eta"), margin=0.49999)

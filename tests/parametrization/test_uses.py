@@ -22,7 +22,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["mlp", "dit", pytest.param("unet", marks=pytest.mark.slow)])
 def test_the_networks_use_their_parameters_as_their_axes_say(name):
     """All but the last axis of a kernel is summed over; and looking does not change what is computed."""
     make, shape = NETWORKS[name]
@@ -130,7 +130,6 @@ def test_longer_heads_have_their_logits_scaled_by_their_length():
     assert found.attention_scale == pytest.approx(8**-0.5 / 4)
     wider = table(dit, base={"width": 16, "heads": 2}, target={"width": 64, "heads": 8}, inputs=inputs)
     assert wider.attention_scale is None
-    assert P.network(found, dit).init(jax.random.key(0))["stem"]["kernel"].shape == (4, 64)
 
 
 # --- Depth ---------------------------------------------------------------------------------------------------------
@@ -180,6 +179,7 @@ def change(depth_rule, optimizer, inner, rate, depth):
     return float(np.mean([moved(jax.random.key(seed)) for seed in range(3)]))
 
 
+@pytest.mark.slow
 def test_the_residual_stream_moves_alike_at_every_depth():
     """Slopes in log depth over a factor of eight, measured beside the control in which nothing is scaled."""
     depths = (2, 16)

@@ -82,6 +82,7 @@ def test_published_outputs(data):
     assert not off, "\n".join(f"{k}: {v:.1e}" for k, v in off.items())
 
 
+@pytest.mark.slow
 def test_exact_quadrature_differs_by_the_error_of_the_trapezoid(data):
     """1e-5 to 1e-4; beyond that only few starts, those near the border of two basins."""
     found = np.array([errors(data, key, GAUSS) for key in outputs(data)])

@@ -25,6 +25,7 @@ def run(file, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_sampled_studied_measured_and_exported(run, file, gendyn, tmp_path):
     """One chain, since each command compiles the network once more. Statistics say whose samples they measured."""
     sampled = gendyn("sample", run, "--num", 4, "--nfe", 3, "--batch", 4)
