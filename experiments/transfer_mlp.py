@@ -35,8 +35,8 @@ class Config:
     base_depth: int = 2
     rule: str = "mup"
     """mup, mup_plain, ntk or sp."""
-    depth_rule: str = "completep"
-    """completep, depth_mup or none."""
+    depth_rule: str | None = None
+    """completep, depth_mup or none; completep under muP, unless given."""
     batch_size: int = 128
     steps: int = 600
     learning_rate: float = 2**-8

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import tyro
@@ -17,7 +17,18 @@ from gendyn.processes.fields import DIFFUSIONS
 from gendyn.samplers import FITTED, SamplerPlan
 from gendyn.samplers import load as load_plan
 from gendyn.samplers.statistics import Statistics
-from gendyn.training import Model, Sampling, called, conditions, guided, load, plan_for, sample, starts
+from gendyn.training import (
+    Model,
+    Sampling,
+    called,
+    conditions,
+    guided,
+    load,
+    load_config_class,
+    plan_for,
+    sample,
+    starts,
+)
 
 
 def experiments() -> dict[str, pathlib.Path]:
@@ -60,6 +71,42 @@ def parse(function: Callable[..., Any], argv: list[str], *, prog: str, descripti
 
 
 Flat = tyro.conf.arg(name="")
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """An experiment that a command line names: its file, its config, and the command's own options."""
+
+    path: epath.Path
+    config: Any
+    options: Any
+
+
+def experiment_command(argv: list[str], command: str, options: type, summary: str) -> Named | None:
+    """`gendyn COMMAND NAME|FILE.py`, with the options of the command and of the experiment; None if only help is asked.
+
+    Args:
+        options: a dataclass of the command's options, beside which every field of the experiment's Config is one.
+        summary: a sentence for the help.
+    """
+    name, rest = first_positional(argv, command, "an experiment (NAME or FILE.py)")
+    if name is None:
+        listing = "\n".join(f"  {known}" for known in experiments())
+        print(
+            f"usage: gendyn {command} NAME|FILE.py [--out DIR] [options]\n\n{summary}\n"
+            f"`gendyn {command} NAME --help` lists every option of it.\n\n"
+            f"experiments that come with gendyn:\n{listing}"
+        )
+        return None
+    path = find_experiment(name)
+    cls = load_config_class(path)
+
+    def both(own: Any, config: Any) -> Any:
+        return own, config
+
+    both.__annotations__ = {"own": Annotated[options, Flat], "config": Annotated[cls, Flat]}
+    own, config = parse(both, rest, prog=f"gendyn {command} {name}", description=cls.__doc__ or name)
+    return Named(path, config, own)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,13 @@
 """gendyn coordcheck: do an experiment's features move alike at every width (or depth)?"""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
 from etils import epath
 
-from gendyn.cli.common import Flat, experiments, find_experiment, first_positional, parse, progress
+from gendyn.cli.common import experiment_command, progress
 from gendyn.parametrization import coordinate_check
 from gendyn.tables import write_table
-from gendyn.training import load_config_class
 from gendyn.training.trials import first_batches, network_inputs, trial
 
 
@@ -28,23 +27,10 @@ class Options:
 
 
 def run(argv: list[str]) -> int:
-    name, rest = first_positional(argv, "coordcheck", "an experiment (NAME or FILE.py)")
-    if name is None:
-        print(
-            "usage: gendyn coordcheck NAME|FILE.py [--over width=64,128,256,512] [options]\n\n"
-            "Train a few steps at several widths and measure how far every activation moves.\n"
-            f"`gendyn coordcheck NAME --help` lists every option.\n\nexperiments that come with gendyn: "
-            f"{', '.join(experiments())}"
-        )
-        return 0
-    path = find_experiment(name)
-    cls = load_config_class(path)
-
-    def both(options: Annotated[Options, Flat], config: Annotated[cls, Flat]) -> Any:  # type: ignore[valid-type]
-        return options, config
-
-    options, config = parse(both, rest, prog=f"gendyn coordcheck {name}", description=cls.__doc__ or name)
-    return check(config, options, path.stem)
+    """Check the experiment that the command line names; exit status."""
+    summary = "Train a few steps at several widths and measure how far every activation moves."
+    found = experiment_command(argv, "coordcheck", Options, summary)
+    return 0 if found is None else check(found.config, found.options, found.path.stem)
 
 
 def check(config: Any, options: Options, name: str) -> int:

@@ -1,14 +1,14 @@
 """gendyn train: an experiment file from anywhere; the same command again resumes."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from gendyn import distributed
-from gendyn.cli.common import Flat, experiments, find_experiment, first_positional, parse
+from gendyn.cli.common import experiment_command
 from gendyn.training import (
     Experiment,
     Sampling,
@@ -18,7 +18,6 @@ from gendyn.training import (
     conditions,
     fit,
     guided,
-    load_config_class,
     open_run,
     plan_for,
     sample,
@@ -50,30 +49,13 @@ class Options:
 
 
 def run(argv: list[str]) -> int:
-    name, rest = first_positional(argv, "train", "an experiment (NAME or FILE.py)")
-    if name is None:
-        print(_usage())
-        return 0
-    path = find_experiment(name)
-    cls = load_config_class(path)
-
-    def both(options: Annotated[Options, Flat], config: Annotated[cls, Flat]) -> Any:  # type: ignore[valid-type]
-        return options, config
-
-    options, config = parse(both, rest, prog=f"gendyn train {name}", description=(cls.__doc__ or name))
-    return train(config, options, path)
-
-
-def _usage() -> str:
-    listing = "\n".join(f"  {name}" for name in experiments())
-    return (
-        "usage: gendyn train NAME|FILE.py [--out DIR] [options]\n\n"
-        "Train an experiment; the same command again resumes.\n`gendyn train NAME --help` lists every option of it.\n\n"
-        f"experiments that come with gendyn:\n{listing}"
-    )
+    """Train the experiment that the command line names; exit status."""
+    found = experiment_command(argv, "train", Options, "Train an experiment; the same command again resumes.")
+    return 0 if found is None else train(found.config, found.options, found.path)
 
 
 def train(config: Any, options: Options, path: Any) -> int:
+    """Everything is checked before a directory is made, and that before anything is compiled."""
     experiment = config.experiment()
     mesh = chosen_mesh(options)
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)

@@ -64,10 +64,18 @@ def role(axes: tuple[str, ...]) -> str:
             f"axes must be names of gendyn.parametrization.axes ({', '.join(AXES)}), got {unknown[0]!r}; "
             "add it there as a width or as a finite axis."
         )
-    own = tuple(name for name in axes if name != "layers")
-    inputs_grow = any(name in WIDTH for name in own[:-1])
-    if not own or own[-1] not in WIDTH:
-        return "output" if inputs_grow else "scalar"
-    if len(own) == 1:
-        return "vector"
-    return "hidden" if inputs_grow else "input"
+    own = [name in WIDTH for name in axes if name != "layers"]
+    return named(len(own) > 1, any(own[:-1]), any(own[-1:]))
+
+
+def named(kernel: bool, grows_in: bool, grows_out: bool) -> str:
+    """The role of a kernel by whether its two sides grow, or of anything else by whether it does.
+
+    >>> named(True, True, False), named(False, False, True)
+    ('output', 'vector')
+    """
+    if not kernel:
+        return "vector" if grows_out else "scalar"
+    if grows_in:
+        return "hidden" if grows_out else "output"
+    return "input" if grows_out else "scalar"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gendyn.parametrization.axes import ROLES
+from gendyn.parametrization.axes import ROLES, named
 from gendyn.parametrization.uses import Sides, Use
 from gendyn.parametrization.widths import Growth
 
@@ -54,7 +54,7 @@ def kind(entry: Growth, uses: frozenset[Use] | None, given: Mapping[str, str]) -
             fan_in, fan_out = found.fan_in, found.fan_out
     m_in, m_out = _growths(entry, fan_in, fan_out)
     grows_in, grows_out = (any(entry.ratios[d] is not None for d in side) for side in (fan_in, fan_out))
-    return Kind(_name(bool(fan_in), grows_in, grows_out), m_in, m_out)
+    return Kind(named(bool(fan_in), grows_in, grows_out), m_in, m_out)
 
 
 def _only(entry: Growth, uses: frozenset[Use]) -> Use:
@@ -77,11 +77,3 @@ def _layout(entry: Growth) -> tuple[Sides, Sides]:
 def _growths(entry: Growth, fan_in: Sides, fan_out: Sides) -> tuple[float, float]:
     m_in, m_out = (math.prod(entry.ratios[d] or 1.0 for d in side) for side in (fan_in, fan_out))
     return float(m_in), float(m_out)
-
-
-def _name(kernel: bool, grows_in: bool, grows_out: bool) -> str:
-    if not kernel:
-        return "vector" if grows_out else "scalar"
-    if grows_in:
-        return "hidden" if grows_out else "output"
-    return "input" if grows_out else "scalar"

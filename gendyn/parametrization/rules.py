@@ -108,6 +108,10 @@ RULES: dict[str, Callable[[str, float, float, Optimizer], Multipliers]] = {
 }
 """Name -> (kind, m_in, m_out, optimizer) -> multipliers."""
 
+LEARNING = ("mup", "mup_plain")
+"""Rules under which features are learned at every width. They scale attention logits by one over the length of a head
+(q and k are correlated then), and the depth by CompleteP unless told otherwise; the others leave both alone."""
+
 
 def naive(kind: str, m_in: float, learning_rate: float) -> float:
     """One coefficient: what a step removes falls with the learning rate."""

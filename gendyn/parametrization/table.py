@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from gendyn.parametrization.kinds import kind
-from gendyn.parametrization.rules import DECAYS, DEPTHS, OPTIMIZERS, RULES, Multipliers
-from gendyn.parametrization.uses import Use, contracted, uses
-from gendyn.parametrization.widths import Growth, Sizes, depths, growth, scaled_sizes
+from gendyn.parametrization.rules import DECAYS, DEPTHS, LEARNING, OPTIMIZERS, RULES, Multipliers
+from gendyn.parametrization.uses import Found, Use, look
+from gendyn.parametrization.widths import Growth, Sizes, growth, narrow, scaled_sizes
 from gendyn.tree import paths
 
 
@@ -117,7 +117,7 @@ def table(
     rule: str = "mup",
     optimizer: str = "adam",
     decay: str = "independent",
-    depth: str = "completep",
+    depth: str | None = None,
     inputs: tuple[Any, ...] | None = None,
     kinds: Mapping[str, str] | None = None,
 ) -> ParamTable:
@@ -130,7 +130,8 @@ def table(
     Args:
         make_network: sizes by name -> `Network`, or anything with its init, apply and axes.
         base: the sizes at which hyperparameters were tuned; target: those to be trained.
-        rule: one of `RULES`; optimizer: one of `OPTIMIZERS`; decay: one of `DECAYS`; depth: one of `DEPTHS`.
+        rule: one of `RULES`; optimizer: one of `OPTIMIZERS`; decay: one of `DECAYS`.
+        depth: one of `DEPTHS`; CompleteP under muP and "none" under the other rules, unless given.
         inputs: what `apply` takes after the parameters, as arrays or shapes, for example (x, label, cond). With them
             networks of any library and layout are understood, declared axes are checked against what is computed, and
             attention whose heads get longer has its logits scaled as 1/length instead of 1/sqrt(length).
@@ -153,20 +154,25 @@ def table(
         mid hidden 0.25 1.0
         out output 1.0 0.25
     """
+    depth = depth or ("completep" if rule in LEARNING else "none")
     named = (("rule", rule, RULES), ("optimizer", optimizer, OPTIMIZERS), ("decay", decay, DECAYS))
     for what, name, known in (*named, ("depth", depth, DEPTHS)):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}.")
     entries = growth(make_network, base, target)
-    used = _uses(make_network, target, inputs) if inputs is not None else {}
-    rows = tuple(_row(entry, used.get(entry.path), kinds or {}, rule, optimizer, decay, depth) for entry in entries)
+    seen = None if inputs is None else _look(make_network, target, inputs)
+    small = None
+    if inputs is not None and rule in LEARNING:
+        small = _look(make_network, narrow(make_network, base, target), inputs)
+    rows = tuple(
+        _row(entry, frozenset(seen.uses[entry.path]) if seen else None, kinds or {}, rule, optimizer, decay, depth)
+        for entry in entries
+    )
     grown = any({row.m_in, row.m_out, row.m_depth} != {1.0} for row in rows)
     if rule != "sp" and scaled_sizes(base, target) and not grown:
         raise ValueError(
             f"no parameter grows with {', '.join(scaled_sizes(base, target))}; name the sizes that are widths."
         )
-    deep = math.prod(target[name] / base[name] for name in depths(make_network, base, target))
-    attention = None if inputs is None or rule == "sp" else _attention_scale(make_network, base, target, inputs)
     return ParamTable(
         rows=rows,
         rule=rule,
@@ -175,8 +181,8 @@ def table(
         depth=depth,
         base=dict(base),
         target=dict(target),
-        branch_scale=1.0 if rule == "sp" else DEPTHS[depth].branch(deep),
-        attention_scale=attention,
+        branch_scale=_branch_scale(entries, depth),
+        attention_scale=_attention_scale(small.products, seen.products) if small and seen else None,
     )
 
 
@@ -191,9 +197,8 @@ def _row(
 ) -> Row:
     found = kind(entry, used, kinds)
     name, m_in, m_out = found.name, found.m_in, found.m_out
-    wide = RULES[rule](name, m_in, m_out, OPTIMIZERS[optimizer])
+    wide, deep = RULES[rule](name, m_in, m_out, OPTIMIZERS[optimizer]), DEPTHS[depth]
     share = DECAYS[decay](name, m_in, wide.learning_rate) if name not in ("vector", "scalar") else 0.0
-    deep = DEPTHS["none" if rule == "sp" else depth]
     multipliers = dataclasses.replace(
         wide,
         learning_rate=wide.learning_rate * deep.rate(entry.depth, OPTIMIZERS[optimizer].power),
@@ -203,21 +208,28 @@ def _row(
     return Row(entry.path, entry.shape, entry.base_shape, entry.axes, name, m_in, m_out, entry.depth, multipliers)
 
 
-def _abstract(make_network: Callable[..., Any], sizes: Sizes) -> tuple[Any, Any]:
-    """A network and the shapes of its parameters."""
+def _look(make_network: Callable[..., Any], sizes: Sizes, inputs: tuple[Any, ...]) -> Found:
     network = make_network(**sizes)
-    return network.apply, jax.eval_shape(network.init, jax.random.key(0))
+    return look(network.apply, jax.eval_shape(network.init, jax.random.key(0)), *inputs)
 
 
-def _uses(make_network: Callable[..., Any], target: Sizes, inputs: tuple[Any, ...]) -> dict[str, frozenset[Use]]:
-    return uses(*_abstract(make_network, target), *inputs)
+def _branch_scale(entries: Sequence[Growth], depth: str) -> float:
+    """One number for all residual branches, so that all blocks must multiply alike."""
+    ratios = {entry.depth for entry in entries} - {1.0}
+    if len(ratios) > 1 and DEPTHS[depth].alpha:
+        raise ValueError(
+            f"blocks multiply by different ratios, {sorted(ratios)}, but a network has one branch scale; scale one "
+            'depth, or all by the same ratio, or pass depth="none".'
+        )
+    return DEPTHS[depth].branch(ratios.pop()) if len(ratios) == 1 else 1.0
 
 
-def _attention_scale(
-    make_network: Callable[..., Any], base: Sizes, target: Sizes, inputs: tuple[Any, ...]
-) -> float | None:
-    """sqrt(base length)/length of a head, so that it is the usual 1/sqrt(length) at base; None if heads do not grow."""
-    small, large = (contracted(*_abstract(make_network, sizes), *inputs) for sizes in (base, target))
+def _attention_scale(small: Sequence[int], large: Sequence[int]) -> float | None:
+    """sqrt(base length)/length of a head, so that it is the usual 1/sqrt(length) at base; None if heads do not grow.
+
+    Args:
+        small, large: summands of each product of two activations, at the base's widths and at the target's.
+    """
     pairs = {(a, b) for a, b in zip(small, large) if a != b}
     if not pairs:
         return None

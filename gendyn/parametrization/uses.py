@@ -51,7 +51,13 @@ class Origin:
 
 @dataclass
 class Found:
-    """What a pass over a computation collects."""
+    """What a pass over a computation collects.
+
+    Attributes:
+        uses: path of a parameter -> what is done with it.
+        activations: what comes out of every kernel, and of products of two activations.
+        products: how many numbers are summed over in each product of two activations, in order.
+    """
 
     uses: dict[str, set[Use]] = field(default_factory=lambda: defaultdict(set))
     activations: dict[str, Array] = field(default_factory=dict)
@@ -78,9 +84,15 @@ def uses(apply: Callable[..., Any], params: Any, *inputs: Any) -> dict[str, froz
     >>> [(use.how, set(use.fan_in), set(use.fan_out)) for use in found["kernel"]]
     [('contracted', {0}, {1})]
     """
+    found = look(apply, params, *inputs)
+    return {path: frozenset(found.uses[path]) for path, _ in paths(params)}
+
+
+def look(apply: Callable[..., Any], params: Any, *inputs: Any) -> Found:
+    """Everything that one pass over apply(params, *inputs) finds, on shapes alone."""
     found = Found()
     jax.eval_shape(lambda params, inputs: _followed(apply, params, inputs, found), params, inputs)
-    return {path: frozenset(found.uses[path]) for path, _ in paths(params)}
+    return found
 
 
 def activations(apply: Callable[..., Any], params: Any, *inputs: Any) -> tuple[Any, dict[str, Array]]:
@@ -98,13 +110,6 @@ def activations(apply: Callable[..., Any], params: Any, *inputs: Any) -> tuple[A
     found = Found()
     output = _followed(apply, params, inputs, found)
     return output, found.activations
-
-
-def contracted(apply: Callable[..., Any], params: Any, *inputs: Any) -> tuple[int, ...]:
-    """How many numbers are summed over in each product of two activations, in order; on shapes alone."""
-    found = Found()
-    jax.eval_shape(lambda params, inputs: _followed(apply, params, inputs, found), params, inputs)
-    return tuple(found.products)
 
 
 def _followed(apply: Callable[..., Any], params: Any, inputs: tuple[Any, ...], found: Found) -> Any:

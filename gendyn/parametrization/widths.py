@@ -70,8 +70,8 @@ def growth(make: Callable[..., Any], base: Sizes, target: Sizes) -> tuple[Growth
     """
     deep = depths(make, base, target)
     wide = [name for name in scaled_sizes(base, target) if name not in deep]
-    fixed = {**base, **{name: target[name] for name in deep}}
-    built = [_shapes(make, {**fixed, **{name: base[name] * r for name in wide}}) for r in SCALES]
+    start = narrow(make, base, target)
+    built = [_shapes(make, {**start, **{name: base[name] * r for name in wide}}) for r in SCALES]
     network = make(**target)
     final = dict(paths(jax.eval_shape(network.init, jax.random.key(0))))
     named = dict(paths(network.axes, is_leaf=lambda node: isinstance(node, tuple))) if network.axes else {}
@@ -106,6 +106,11 @@ def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, fr
     start = count(base)
     each = {name: count({**base, name: 2 * base[name]}) - start for name in names}
     return {name: frozenset(more) for name, more in each.items() if more}
+
+
+def narrow(make: Callable[..., Any], base: Sizes, target: Sizes) -> Sizes:
+    """The base's widths with the target's depth: the same parameters and the same order of operations as the target."""
+    return {**base, **{name: target[name] for name in depths(make, base, target)}}
 
 
 def pattern(path: str) -> str:

@@ -132,6 +132,32 @@ def test_longer_heads_have_their_logits_scaled_by_their_length():
     assert wider.attention_scale is None
 
 
+def test_a_deeper_unet_is_compared_with_as_deep_a_one():
+    """Its products of activations then come in the same order; here neither heads nor anything else between grow."""
+
+    def make(width, blocks, **scales):
+        sizes = {"multipliers": (1, 2), "groups": 2, "head_dim": 4, "attention": (0, 1)}
+        net = partial(gd.networks.UNet, 2, 1, width=width, blocks=blocks, **sizes, **scales)
+        return gd.networks.functional(net)
+
+    inputs = (jnp.ones((2, 4, 4, 1)), jnp.float32(0.3), None)
+    found = table(make, base={"width": 8, "blocks": 1}, target={"width": 16, "blocks": 2}, inputs=inputs)
+    assert found.attention_scale is None
+    assert found.branch_scale == 0.5
+    assert {row.m_depth for row in found.rows if row.path.startswith("middle")} == {1.0}
+    by = {row.path: row.m_depth for row in found.rows}
+    assert {m for path, m in by.items() if path.startswith(("encoder", "decoder")) and "/skip/" not in path} == {2.0}
+    assert by["encoder/3/skip/kernel"] == 1  # one shortcut where the channels change, however many blocks follow
+
+
+def test_rules_without_feature_learning_leave_attention_and_depth_alone():
+    inputs = (jnp.ones((2, 4, 4, 1)), jnp.float32(0.3), None)
+    for rule in ("sp", "ntk"):
+        found = table(dit, base={"width": 16, "heads": 2}, target={"width": 64, "heads": 2}, inputs=inputs, rule=rule)
+        assert found.attention_scale is None
+        assert found.depth == "none"
+
+
 # --- Depth ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +225,9 @@ def test_depth_multiplies_blocks_only_and_needs_a_maker_that_scales_them():
     assert [by[rule].branch_scale for rule in ("completep", "depth_mup", "none")] == [0.25, 0.5, 1.0]
     assert {row.m_depth for row in by["completep"].rows if "blocks" not in row.path} == {1.0}
     assert table(residual, **sizes, optimizer="sgd").rows[0].multipliers.learning_rate == 4.0  # L^(2 alpha - 1)
+    sp = table(residual, **sizes, rule="sp")
+    assert sp.branch_scale == 1
+    assert table(residual, **sizes, rule="sp", depth="completep").branch_scale == 0.25
     stiff = lambda width, depth: residual(width, depth)
     with pytest.raises(ValueError, match=r"branch_scale = 0\.25, but its maker does not take branch_scale="):
         P.network(table(stiff, **sizes), stiff)
