@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from gendyn.parametrization.table import ParamTable
-from gendyn.parametrization.widths import SCALES, depths, pattern, scaled_sizes
+from gendyn.parametrization.widths import SCALES, pattern, scaled_sizes
 from gendyn.tree import paths
 
 
@@ -101,8 +101,7 @@ def init(table: ParamTable, make_network: Callable[..., Any], key: Any) -> Any:
 
 def _own_exponents(table: ParamTable, make_network: Callable[..., Any]) -> dict[str, float]:
     """Pattern of a path -> e, where initialisers draw with a deviation that grows as the e-th power of the widths."""
-    deep = depths(make_network, table.base, table.target)
-    names = [name for name in scaled_sizes(table.base, table.target) if name not in deep]
+    names = [name for name in scaled_sizes(table.base, table.target) if name not in table.deep]
     small, large = ({**table.base, **{name: table.base[name] * r for name in names}} for r in SCALES[:2])
     with jax.ensure_compile_time_eval():  # also where parameters are drawn inside a compiled function
         drawn = [_deviations(make_network(**sizes).init(jax.random.key(0))) for sizes in (small, large)]

@@ -14,7 +14,7 @@ import jax
 from gendyn.parametrization.kinds import kind
 from gendyn.parametrization.rules import DECAYS, DEPTHS, LEARNING, OPTIMIZERS, RULES, Multipliers
 from gendyn.parametrization.uses import Found, Use, look
-from gendyn.parametrization.widths import Growth, Sizes, growth, narrow, scaled_sizes
+from gendyn.parametrization.widths import Growth, Sizes, depths, growth, narrow, scaled_sizes
 from gendyn.tree import paths
 
 
@@ -42,6 +42,7 @@ class ParamTable:
     Attributes:
         rule, optimizer, decay, depth: the names that decided the multipliers.
         base, target: sizes.
+        deep: names of the sizes that add blocks instead of widening them.
         branch_scale: of every residual branch, 1 where the depth is the base's.
         attention_scale: of the logits, where heads get longer; None leaves the network's own.
     """
@@ -53,6 +54,7 @@ class ParamTable:
     depth: str
     base: dict[str, Any]
     target: dict[str, Any]
+    deep: tuple[str, ...] = ()
     branch_scale: float = 1.0
     attention_scale: float | None = None
 
@@ -84,7 +86,7 @@ class ParamTable:
     def from_json(cls, text: str) -> ParamTable:
         known = json.loads(text)
         rows = tuple(_read(row) for row in known.pop("rows"))
-        return cls(rows=rows, **known)
+        return cls(rows=rows, deep=tuple(known.pop("deep")), **known)
 
     def __str__(self) -> str:
         """One aligned line per parameter."""
@@ -159,11 +161,12 @@ def table(
     for what, name, known in (*named, ("depth", depth, DEPTHS)):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}.")
-    entries = growth(make_network, base, target)
+    deep = depths(make_network, base, target)
+    entries = growth(make_network, base, target, deep)
     seen = None if inputs is None else _look(make_network, target, inputs)
     small = None
     if inputs is not None and rule in LEARNING:
-        small = _look(make_network, narrow(make_network, base, target), inputs)
+        small = _look(make_network, narrow(base, target, deep), inputs)
     rows = tuple(
         _row(entry, frozenset(seen.uses[entry.path]) if seen else None, kinds or {}, rule, optimizer, decay, depth)
         for entry in entries
@@ -181,6 +184,7 @@ def table(
         depth=depth,
         base=dict(base),
         target=dict(target),
+        deep=tuple(deep),
         branch_scale=_branch_scale(entries, depth),
         attention_scale=_attention_scale(small.products, seen.products) if small and seen else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,10 @@ def scaled_sizes(base: Sizes, target: Sizes) -> tuple[str, ...]:
     return names
 
 
-def growth(make: Callable[..., Any], base: Sizes, target: Sizes) -> tuple[Growth, ...]:
-    """One entry per parameter of make(**target).
+def growth(
+    make: Callable[..., Any], base: Sizes, target: Sizes, deep: Mapping[str, frozenset[str]]
+) -> tuple[Growth, ...]:
+    """One entry per parameter of make(**target), where `deep` are the `depths` of make, base and target.
 
     The network is built, with the target's depth, at one, two and three times those base widths that the target
     changes, all together, and each dimension is fitted as a r + b: a width if b = 0, finite if a = 0, and otherwise a
@@ -68,9 +70,8 @@ def growth(make: Callable[..., Any], base: Sizes, target: Sizes) -> tuple[Growth
         ValueError: such a dimension, one that grows faster than the sizes, or a finite axis that grows; and networks
             that do not have the same parameters at every size.
     """
-    deep = depths(make, base, target)
     wide = [name for name in scaled_sizes(base, target) if name not in deep]
-    start = narrow(make, base, target)
+    start = narrow(base, target, deep)
     built = [_shapes(make, {**start, **{name: base[name] * r for name in wide}}) for r in SCALES]
     network = make(**target)
     final = dict(paths(jax.eval_shape(network.init, jax.random.key(0))))
@@ -108,9 +109,9 @@ def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, fr
     return {name: frozenset(more) for name, more in each.items() if more}
 
 
-def narrow(make: Callable[..., Any], base: Sizes, target: Sizes) -> Sizes:
+def narrow(base: Sizes, target: Sizes, deep: Iterable[str]) -> dict[str, Any]:
     """The base's widths with the target's depth: the same parameters and the same order of operations as the target."""
-    return {**base, **{name: target[name] for name in depths(make, base, target)}}
+    return {**base, **{name: target[name] for name in deep}}
 
 
 def pattern(path: str) -> str:

@@ -132,6 +132,7 @@ def test_longer_heads_have_their_logits_scaled_by_their_length():
     assert wider.attention_scale is None
 
 
+@pytest.mark.slow
 def test_a_deeper_unet_is_compared_with_as_deep_a_one():
     """Its products of activations then come in the same order; here neither heads nor anything else between grow."""
 
@@ -223,6 +224,8 @@ def test_depth_multiplies_blocks_only_and_needs_a_maker_that_scales_them():
     block = {rule: next(row for row in found.rows if row.path == "blocks/5") for rule, found in by.items()}
     assert [block[rule].multipliers.learning_rate for rule in ("completep", "depth_mup", "none")] == [0.5, 0.25, 0.5]
     assert [by[rule].branch_scale for rule in ("completep", "depth_mup", "none")] == [0.25, 0.5, 1.0]
+    assert by["completep"].deep == ("depth",)
+    assert P.ParamTable.from_json(by["completep"].to_json()) == by["completep"]
     assert {row.m_depth for row in by["completep"].rows if "blocks" not in row.path} == {1.0}
     assert table(residual, **sizes, optimizer="sgd").rows[0].multipliers.learning_rate == 4.0  # L^(2 alpha - 1)
     sp = table(residual, **sizes, rule="sp")
