@@ -19,6 +19,7 @@ COMMANDS = {
     "study": "compare samplers, grids and numbers of calls on a run",
     "reflow": "straighten a run's flow by training on its own pairs, and distil it",
     "coordcheck": "check that an experiment's features move alike at every width",
+    "transfer": "find hyperparameters at one size, and see whether they serve the others",
     "info": "what a run is made of",
     "import": "make a run of a public checkpoint, without executing it",
     "export": "write a run's network under its published names",

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from gendyn import distributed
 from gendyn.cli.common import experiment_command
+from gendyn.cli.transfer import with_winner
 from gendyn.training import (
     Experiment,
     Sampling,
@@ -44,6 +45,8 @@ class Options:
     """Use only so many devices."""
     mesh: str = ""
     """How parameters and batch are cut over the devices, for example fsdp=4,tensor=2; the rest holds copies."""
+    from_transfer: str | None = None
+    """Take the hyperparameters that this `gendyn transfer` directory found best."""
     wandb: str | None = None
     """Log to this Weights & Biases project too (needs the wandb extra)."""
 
@@ -51,7 +54,12 @@ class Options:
 def run(argv: list[str]) -> int:
     """Train the experiment that the command line names; exit status."""
     found = experiment_command(argv, "train", Options, "Train an experiment; the same command again resumes.")
-    return 0 if found is None else train(found.config, found.options, found.path)
+    if found is None:
+        return 0
+    config = found.config
+    if found.options.from_transfer is not None:
+        config = with_winner(config, found.options.from_transfer, given=argv)
+    return train(config, found.options, found.path)
 
 
 def train(config: Any, options: Options, path: Any) -> int:

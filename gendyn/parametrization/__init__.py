@@ -7,11 +7,15 @@ a rule (`RULES`) makes of it.
 """
 
 from gendyn.parametrization.axes import AXES, FINITE, ROLES, WIDTH, role
-from gendyn.parametrization.coordinates import CoordinateCheck, Trial, coordinate_check
+from gendyn.parametrization.coordinates import CoordinateCheck, coordinate_check
 from gendyn.parametrization.optimizer import optimizer
+from gendyn.parametrization.points import grid, random_search
 from gendyn.parametrization.rules import DECAYS, DEPTHS, OPTIMIZERS, RULES, Multipliers
 from gendyn.parametrization.scaled import init, network
+from gendyn.parametrization.sweeps import sweep
 from gendyn.parametrization.table import ParamTable, table
+from gendyn.parametrization.transfers import Transfer, transfer
+from gendyn.parametrization.trial import Trial
 from gendyn.parametrization.uses import Use, activations, uses
 
 __all__ = [
@@ -26,14 +30,19 @@ __all__ = [
     "CoordinateCheck",
     "Multipliers",
     "ParamTable",
+    "Transfer",
     "Trial",
     "Use",
     "activations",
     "coordinate_check",
+    "grid",
     "init",
     "network",
     "optimizer",
+    "random_search",
     "role",
+    "sweep",
     "table",
+    "transfer",
     "uses",
 ]

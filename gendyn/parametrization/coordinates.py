@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PRNGKeyArray
 
+from gendyn.parametrization.trial import Trial, keys
 from gendyn.parametrization.uses import activations
+from gendyn.parametrization.widths import one_name
 
 OUTPUT = "output"
 """Name of what the whole network returns, among its activations."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What is trained at one size.
-
-    Attributes:
-        network: its init(key) and apply(params, *inputs).
-        loss: (network, params, key, batch) -> a number.
-        optimizer: an optax transformation, learning rate included.
-    """
-
-    network: Any
-    loss: Callable[[Any, Any, PRNGKeyArray, Any], Array]
-    optimizer: optax.GradientTransformation
 
 
 @dataclass(frozen=True)
@@ -115,7 +100,9 @@ def coordinate_check(
 
     Yang et al. 2022, arXiv:2203.03466, appendix D.1.
     """
-    along, batches = _along(sizes), list(batches)
+    along, batches = one_name(sizes), list(batches)
+    if len(sizes) < 2:
+        raise ValueError(f"a coordinate check compares at least two sizes; got {[dict(size) for size in sizes]}.")
     if not batches or not seeds:
         raise ValueError("a coordinate check takes one batch or more and one seed or more.")
     rows: list[dict[str, Any]] = []
@@ -138,26 +125,14 @@ def coordinate_check(
     return CoordinateCheck(tuple(rows), along, _slopes(rows, along, len(batches), hidden, output))
 
 
-def _along(sizes: Sequence[Mapping[str, int]]) -> str:
-    names = {name for each in sizes for name in each if len({other.get(name) for other in sizes}) > 1}
-    if len(names) != 1 or len({tuple(each.values()) for each in sizes}) < 2:
-        raise ValueError(
-            f"sizes of a check differ in one name and are at least two, for example width = 32, 64, 128; got {sizes}."
-        )
-    return names.pop()
-
-
 def _changes(trial: Trial, key: PRNGKeyArray, batches: Sequence[Any], probe: tuple[Any, ...]) -> list[dict[str, Array]]:
     """After each step: activation -> root mean square of its change since initialisation."""
-    key_params, key_run = jax.random.split(key)
-    params = trial.network.init(key_params)
-    state, start = trial.optimizer.init(params), _seen(trial, params, probe)
+    key_params, key_run = keys(key)
+    params, state = trial.start(key_params)
+    start = _seen(trial, params, probe)
     found = []
     for step, batch in enumerate(batches):
-        loss = partial(trial.loss, trial.network)
-        gradient = jax.grad(loss)(params, jax.random.fold_in(key_run, step), batch)
-        updates, state = trial.optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state, _ = trial.update(params, state, jax.random.fold_in(key_run, step), batch)
         now = _seen(trial, params, probe)
         found.append({name: jnp.sqrt(jnp.mean((now[name] - start[name]) ** 2)) for name in now})
     return found

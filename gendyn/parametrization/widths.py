@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,3 +148,14 @@ def _ratio(path: str, index: int, dims: tuple[int, ...], target: int, axes: tupl
             "size out of base and target, or name the axis as a width."
         )
     return target / one
+
+
+def one_name(sizes: Sequence[Sizes]) -> str:
+    """The name in which sizes of a comparison differ."""
+    names = {name for each in sizes for name in each}
+    differing = {name for name in names if len({each.get(name) for each in sizes}) > 1} or names
+    if len(differing) != 1 or len({tuple(each.values()) for each in sizes}) < len(sizes):
+        raise ValueError(
+            f"sizes differ in one name and occur once, for example width = 32, 64, 128; got {[dict(s) for s in sizes]}."
+        )
+    return differing.pop()

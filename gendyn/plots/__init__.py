@@ -8,7 +8,7 @@ choose, safe in threads and on machines without a display. matplotlib is importe
 notebook shows such figures after `%matplotlib inline`.) Sample grids are images, not figures: `grid`, `save_png`.
 """
 
-from gendyn.plots.curves import coordinates, error_vs_nfe, loss, ranking
+from gendyn.plots.curves import coordinates, error_vs_nfe, loss, ranking, transfer
 from gendyn.plots.files import save_figure
 from gendyn.plots.images import grid, save_png
 from gendyn.plots.plan import plan
@@ -26,4 +26,5 @@ __all__ = [
     "save_png",
     "scatter",
     "trajectories",
+    "transfer",
 ]

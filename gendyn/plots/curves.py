@@ -131,6 +131,46 @@ def coordinates(rows: Table, *, along: str = "width") -> Figure:
     return figure
 
 
+def transfer(rows: Table, *, along: str = "width", value: str = "learning_rate", score: str = "score") -> Figure:
+    """Score against a hyperparameter, a line for each size, its least score marked: where it transfers, marks align.
+
+    The line is the geometric mean over seeds, and the band reaches from the least to the greatest; runs that diverged
+    are left out. Where several hyperparameters were swept, the least over the others is drawn.
+
+    Args:
+        rows: of a `gendyn.parametrization.Transfer`.
+
+    >>> rows = [{"width": w, "seed": 0, "learning_rate": v, "score": v + 1 / v} for w in (32, 64) for v in (0.5, 1, 2)]
+    >>> float(transfer(rows).axes[0].lines[1].get_xdata()[0])
+    1.0
+    """
+    from matplotlib.figure import Figure
+
+    best: dict[tuple[Any, Any], dict[Any, float]] = defaultdict(dict)
+    for row in rows:
+        seeds = best[row[along], row[value]]
+        seeds[row["seed"]] = min(seeds.get(row["seed"], np.inf), row[score])
+    points = [
+        {along: size, value: v, score: found}
+        for (size, v), seeds in best.items()
+        for found in seeds.values()
+        if np.isfinite(found)
+    ]
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for size, curve in sorted(_grouped(points, along, value, score).items()):
+        values = sorted(curve)
+        middle = [float(np.exp(np.mean(np.log(curve[v])))) for v in values]
+        (line,) = ax.plot(values, middle, label=f"{along} {size}")
+        least = int(np.argmin(middle))
+        ax.plot(values[least], middle[least], marker="o", color=line.get_color())
+        ax.fill_between(values, [min(curve[v]) for v in values], [max(curve[v]) for v in values], alpha=0.12)
+    ax.set(xscale="log", yscale="log", xlabel=value, ylabel=score)
+    ax.grid(True, alpha=0.25)
+    ax.legend()
+    return figure
+
+
 def _column(rows: Sequence[Mapping[str, Any]], by: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row[by], row[name]) for row in rows if by in row and row.get(name) is not None]
     if not pairs:

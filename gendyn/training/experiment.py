@@ -58,6 +58,8 @@ class Experiment:
         sampling: pictures while training and defaults of sampling commands.
         decode: a batch of states to what is written: uint8 images by default.
         evaluate: (samples, labels, train, test) -> a printable report; None uses `gendyn.metrics.report`.
+        score: (network, params) -> numbers by name, of which "score" is what `gendyn transfer` minimises; None is the
+            held-out loss over fixed draws.
     """
 
     network: Network
@@ -77,6 +79,7 @@ class Experiment:
     sampling: Sampling = Sampling()
     decode: Callable[[Any], np.ndarray] = to_uint8
     evaluate: Callable[..., Any] | None = None
+    score: Callable[[Any, Any], dict[str, Any]] | None = None
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_last: int = 3

@@ -86,7 +86,7 @@ def test_rows_hold_every_run_and_equal_a_loop_by_hand():
 
 
 def test_what_cannot_be_checked_is_said():
-    with pytest.raises(ValueError, match="differ in one name and are at least two"):
+    with pytest.raises(ValueError, match="compares at least two sizes"):
         coordinate_check(maker("mup"), SIZES[:1], batches=[batch(0)], probe=(batch(9)["x"],))
     with pytest.raises(ValueError, match="one batch or more and one seed"):
         checked("mup", batches=[])

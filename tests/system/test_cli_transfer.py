@@ -1,0 +1,123 @@
+"""gendyn transfer: a table, a figure, a winner that `gendyn train` takes; resumes; one sentence for bad input."""
+
+import json
+
+import pytest
+
+import gendyn as gd
+from gendyn.tables import read_table
+from gendyn.training import load_config_class
+from gendyn.training.trials import fixed_score
+
+pytestmark = pytest.mark.system
+SMALL = ("--depth", 1, "--base-depth", 1, "--base-width", 8, "--batch-size", 16, "--steps", 8)
+SWEEP = ("--over", "width=8,16", "--sweep", "learning_rate=2^-6..2^-4", "--repeats", 2)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    from tests.system.conftest import call
+
+    folder = tmp_path_factory.mktemp("transfer") / "out"
+    assert call("transfer", "transfer_mlp", *SMALL, *SWEEP, "--out", folder) == 0
+    return folder
+
+
+def test_a_sweep_leaves_its_table_figure_and_winner(swept):
+    rows = read_table(swept / "transfer")
+    assert {(r["width"], r["learning_rate"], r["seed"]) for r in rows} == {
+        (w, 2.0**-p, s) for w in (8, 16) for p in (6, 5, 4) for s in (0, 1)
+    }
+    assert (swept / "learning_rate.png").stat().st_size > 5000
+    found = json.loads((swept / "transfer.json").read_text())
+    at_base = [r for r in rows if r["width"] == 8]
+    scores = dict.fromkeys((2 ** (-6), 2 ** (-5), 2 ** (-4)), 1.0)
+    for row in at_base:
+        scores[row["learning_rate"]] *= row["score"]
+    assert found["winner"]["learning_rate"] == min(scores, key=scores.get)
+    assert found["experiment"] == "transfer_mlp"
+
+
+def test_a_swept_run_is_the_one_that_train_makes(swept):
+    """The same batches, noise, parameters and steps: `gendyn.training.build` ends in the same score."""
+    from gendyn.cli.common import find_experiment
+
+    cls = load_config_class(find_experiment("transfer_mlp"))
+    config = cls(width=16, depth=1, base_width=8, base_depth=1, batch_size=16, steps=8, learning_rate=2.0**-5, seed=1)
+    experiment = config.experiment()
+    state, step, batches = gd.training.build(experiment)
+    for _, batch in zip(range(8), batches):
+        state, _ = step(state, batch)
+    score = fixed_score(experiment)(experiment.network, state.params)
+    [row] = [
+        r for r in read_table(swept / "transfer") if (r["width"], r["learning_rate"], r["seed"]) == (16, 2.0**-5, 1)
+    ]
+    for name in ("score", "level1", "level4"):
+        assert row[name] == pytest.approx(float(score[name]), rel=1e-5)
+
+
+def test_the_same_command_again_runs_only_what_is_missing(gendyn, swept, tmp_path):
+    before = read_table(swept / "transfer")
+    more = ("--over", "width=8,16", "--sweep", "learning_rate=2^-6..2^-3", "--repeats", 2)
+    assert gendyn("transfer", "transfer_mlp", *SMALL, *more, "--out", swept).status == 0
+    after = read_table(swept / "transfer")
+    assert after[: len(before)] == before
+    assert {r["learning_rate"] for r in after[len(before) :]} == {2.0**-3}
+    refused = gendyn("transfer", "transfer_mlp", *SMALL[:-1], 9, *SWEEP, "--out", swept)
+    assert refused.status == 1
+    assert "steps: 8 -> 9" in refused.err
+    assert read_table(swept / "transfer") == after
+
+
+def test_train_takes_the_winner(gendyn, swept, tmp_path):
+    winner = json.loads((swept / "transfer.json").read_text())["winner"]["learning_rate"]
+    result = gendyn("train", "transfer_mlp", *SMALL, "--width", 32, "--from-transfer", swept, "--out", tmp_path / "run")
+    assert result.status == 0
+    assert "tuned with other settings" not in result.err
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert stored["learning_rate"] == winner
+    assert stored["width"] == 32
+    twice = gendyn(
+        "train", "transfer_mlp", *SMALL, "--from-transfer", swept, "--learning-rate", 0.1, "--out", tmp_path / "b"
+    )
+    assert "leave out one of the two" in twice.err
+    other = gendyn(
+        "train", "transfer_mlp", *SMALL, "--rule", "sp", "--from-transfer", swept, "--dry-run", "--out", tmp_path / "b"
+    )
+    assert "rule 'mup' there, 'sp' here" in other.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_any_experiment_is_scored_on_its_held_out_loss(gendyn, tiny, tmp_path):
+    """Also where the size is no width and what is swept decides in Python."""
+    argv = ("--over", "batch_size=8,16", "--sweep", "width=4,8", "--steps", 3, "--repeats", 1)
+    assert gendyn("transfer", tiny, *argv, "--out", tmp_path).status == 0
+    rows = read_table(tmp_path / "transfer")
+    assert len(rows) == 4
+    for row in rows:
+        levels = [row[f"level{i}"] for i in range(1, 5)]
+        assert row["score"] == pytest.approx(sum(levels) / 4, rel=1e-5)
+
+
+def test_refusals_are_one_sentence(gendyn, tmp_path):
+    for argv, message in (
+        (("transfer_mpl",), "Did you mean transfer_mlp"),
+        (("transfer_mlp", "--over", "breadth=8,16"), "--over takes NAME=VALUES"),
+        (("transfer_mlp", "--over", "width=8,wide"), "width takes numbers"),
+        (("transfer_mlp", "--over", "width=8,8"), "twice"),
+        (("transfer_mlp", "--over", "rule=sp,mup"), "--over takes a size that is a number"),
+        (("transfer_mlp", "--sweep", "learning_rate=2^-4..2^-6"), "0 < LOW < HIGH"),
+        (("transfer_mlp", "--sweep", "lr=1"), "--sweep takes NAME=VALUES"),
+        (("transfer_mlp", "--sweep", "width=8,16"), "at once"),
+        (("transfer_mlp", "--repeats", "0"), "--repeats must be at least 1"),
+        (("transfer_mlp", "--rule", "mu"), "unknown rule 'mu'"),
+        (("transfer_mlp", "--base", "48"), "the base is one of the sizes"),
+        (("consistency_digits",), "changes with the step"),
+    ):
+        result = gendyn("transfer", *argv, "--out", tmp_path / "none")
+        assert result.status != 0
+        assert message in result.err
+        assert result.err.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+    missing = gendyn("train", "transfer_mlp", "--from-transfer", tmp_path / "none", "--out", tmp_path / "none")
+    assert "no finished sweep" in missing.err
