@@ -60,6 +60,9 @@ class Config:
     """mup, mup_plain, ntk or sp."""
     depth_rule: str | None = None
     """completep, depth_mup or none; completep under muP, unless given."""
+    weight_decay: float = 0.0
+    decay: str = "independent"
+    """naive, independent or robust: how the weight decay follows the width."""
     batch_size: int = 128
     steps: int = 600
     learning_rate: float = 2**-8
@@ -72,6 +75,7 @@ class Config:
             target={"width": self.width, "depth": self.depth},
             rule=self.rule,
             depth=self.depth_rule,
+            decay=self.decay,
             optimizer="adam",
         )
         adam = optax.scale_by_adam(b2=0.99)
@@ -90,7 +94,9 @@ class Config:
             shape=(2,),
             batch_size=self.batch_size,
             steps=self.steps,
-            optimizer=gd.parametrization.optimizer(table, adam, learning_rate=self.learning_rate),
+            optimizer=gd.parametrization.optimizer(
+                table, adam, learning_rate=self.learning_rate, weight_decay=self.weight_decay
+            ),
             seed=self.seed,
             score=partial(excess, objective),
             sampling=gd.training.Sampling(sampler="euler", nfe=20, grid="uniform_t"),

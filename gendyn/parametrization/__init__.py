@@ -7,11 +7,15 @@ a rule (`RULES`) makes of it.
 """
 
 from gendyn.parametrization.axes import AXES, FINITE, ROLES, WIDTH, role
+from gendyn.parametrization.conversion import decay_for_horizon, decay_for_rate, rate_for_batch, timescale
 from gendyn.parametrization.coordinates import CoordinateCheck, coordinate_check
+from gendyn.parametrization.curvature import adam_scale, sharpness
+from gendyn.parametrization.gradient_noise import NoiseScale, noise_scale
 from gendyn.parametrization.optimizer import optimizer
 from gendyn.parametrization.points import grid, random_search
 from gendyn.parametrization.rules import DECAYS, DEPTHS, OPTIMIZERS, RULES, Multipliers
 from gendyn.parametrization.scaled import init, network
+from gendyn.parametrization.spectra import Spectrum, gradients_over_eps, singular_values
 from gendyn.parametrization.sweeps import sweep
 from gendyn.parametrization.table import ParamTable, table
 from gendyn.parametrization.transfers import Transfer, transfer
@@ -29,20 +33,31 @@ __all__ = [
     "WIDTH",
     "CoordinateCheck",
     "Multipliers",
+    "NoiseScale",
     "ParamTable",
+    "Spectrum",
     "Transfer",
     "Trial",
     "Use",
     "activations",
+    "adam_scale",
     "coordinate_check",
+    "decay_for_horizon",
+    "decay_for_rate",
+    "gradients_over_eps",
     "grid",
     "init",
     "network",
+    "noise_scale",
     "optimizer",
     "random_search",
+    "rate_for_batch",
     "role",
+    "sharpness",
+    "singular_values",
     "sweep",
     "table",
+    "timescale",
     "transfer",
     "uses",
 ]

@@ -100,15 +100,33 @@ def mup_plain(kind: str, m_in: float, m_out: float, optimizer: Optimizer) -> Mul
     )
 
 
+def weight_normalized(kind: str, m_in: float, m_out: float, optimizer: Optimizer) -> Multipliers:
+    """muP of networks that keep their kernels at unit size and divide by sqrt(fan_in) themselves, as EDM2 does.
+
+    Adam's rate of hidden kernels then falls as the inverse square root, as the published presets of EDM2 do (Karras et
+    al. 2024, arXiv:2312.02696); the readout needs 1/sqrt(m_in) beside the network's own.
+    """
+    form = mup(kind, m_in, m_out, optimizer)
+    own = m_in**-0.5 if kind in ("hidden", "output") else 1.0
+    moved = own if kind == "hidden" else 1.0  # of the readout it is part of muP's own multiplier
+    return Multipliers(
+        init=form.init / moved,
+        forward=form.forward / own if kind == "output" else 1.0,
+        learning_rate=form.learning_rate / moved ** (1 + optimizer.power),
+        eps=form.eps * moved,
+    )
+
+
 RULES: dict[str, Callable[[str, float, float, Optimizer], Multipliers]] = {
     "sp": standard,
     "ntk": ntk,
     "mup": mup,
     "mup_plain": mup_plain,
+    "weight_normalized": weight_normalized,
 }
 """Name -> (kind, m_in, m_out, optimizer) -> multipliers."""
 
-LEARNING = ("mup", "mup_plain")
+LEARNING = ("mup", "mup_plain", "weight_normalized")
 """Rules under which features are learned at every width. They scale attention logits by one over the length of a head
 (q and k are correlated then), and the depth by CompleteP unless told otherwise; the others leave both alone."""
 

@@ -4,6 +4,10 @@ A number that reaches the loss or the optimiser only through arithmetic (a learn
 of the loss) may be a traced value, so that all points of a grid share one compiled program; their runs are cut over the
 devices there are. A number that decides something in Python (a warm-up's length, a name) gets a program of its own.
 Which is which is found by trying.
+
+Where a run is a loop inside the program there is no dispatch between steps, which is what small networks wait for. On
+a CPU, XLA's convolutions inside a loop are ten times slower than outside (measured, 28x28 U-Net), so that networks with
+convolutions are stepped from Python there; points still share the program of a step.
 """
 
 from __future__ import annotations
@@ -60,21 +64,35 @@ def sweep(
         make: hyperparameters -> `Trial` with a score.
         batches: seed -> the batches of its runs, as many as there are steps.
         devices: over which runs are cut; this process's by default.
-        together: runs vectorised at once on a device; one on a CPU, where vectorised runs are no faster, and all of
-            them elsewhere, unless given.
+        together: runs vectorised at once on a device; 0 for a call per step and run. By default one on a CPU, where
+            vectorised runs are no faster (0 with convolutions), and all of them elsewhere.
 
     Cost: one program for all points that differ in traceable numbers alone; memory for the state of every point.
     """
-    groups = _groups(make, points)
+    seeds, groups = list(seeds), _groups(make, points)
     if together is None:
-        together = 1 if jax.default_backend() == "cpu" else len(points)
+        together = len(points)
+        if jax.default_backend() == "cpu":
+            together = 0 if _convolves(make(**points[0]), next(iter(batches(seeds[0])), None)) else 1
     devices = jax.local_devices() if devices is None else devices
-    compiled = [_Compiled.of(make, fixed, members, devices, together) for fixed, members in groups]
+    executors = [
+        Stepwise.of(make, fixed, members, devices)
+        if together == 0
+        else Mapped.of(make, fixed, members, devices, together)
+        for fixed, members in groups
+    ]
     for seed in seeds:
         found: dict[int, Ran] = {}
-        for each in compiled:
+        for each in executors:
             found |= each.run(jax.random.key(seed), batches(seed))
         yield seed, [found[i] for i in range(len(points))]
+
+
+def _convolves(trial: Trial, batch: Any) -> bool:
+    def step(key: PRNGKeyArray) -> Any:
+        return trial.update(*trial.start(key), key, batch)
+
+    return batch is not None and "conv_general_dilated" in str(jax.make_jaxpr(step)(jax.random.key(0)))
 
 
 Member = tuple[int, dict[str, Any]]
@@ -108,8 +126,8 @@ def _traceable(make: Callable[..., Trial], point: Point, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Compiled:
-    """The three programs of a group, mapped over its points."""
+class Mapped:
+    """A group whose runs are loops inside one program, mapped over its points."""
 
     members: list[Member]
     fixed: dict[str, Any]
@@ -126,7 +144,7 @@ class _Compiled:
         members: list[Member],
         devices: Sequence[jax.Device],
         together: int,
-    ) -> _Compiled:
+    ) -> Mapped:
         devices = devices[: len(members)]
         mesh = Mesh(np.array(devices), (AXIS,))
         padded = members + [members[-1]] * (-len(members) % len(devices))
@@ -158,14 +176,77 @@ class _Compiled:
             state, loss = self.advance(self.values, state, key_run, step, stacked, count)
             losses.append(np.asarray(loss)[:, :count])
             step += count
-        if not losses:
-            raise ValueError("a sweep takes one batch or more.")
+        _check_ran(losses)
         end, curve = self.score(self.values, state), np.concatenate(losses, axis=1)
         first, last = ({name: np.asarray(v) for name, v in found.items()} for found in (start, end))
         return {
-            i: Ran(self.fixed | own, _numbers(first, row), _numbers(last, row), curve[row])
+            i: Ran(
+                self.fixed | own,
+                _finite({name: v[row] for name, v in first.items()}),
+                _finite({name: v[row] for name, v in last.items()}),
+                curve[row],
+            )
             for row, (i, own) in enumerate(self.members)
         }
+
+
+@dataclass(frozen=True)
+class Stepwise:
+    """A group whose runs are stepped from Python, in turn, by one program for all of its points."""
+
+    members: list[Member]
+    fixed: dict[str, Any]
+    devices: Sequence[jax.Device]
+    begin: Callable[..., Any]
+    step: Callable[..., Any]
+    score: Callable[..., Any]
+
+    @classmethod
+    def of(
+        cls, make: Callable[..., Trial], fixed: dict[str, Any], members: list[Member], devices: Sequence[jax.Device]
+    ) -> Stepwise:
+        def step(own: dict[str, Array], state: Any, key: PRNGKeyArray, k: Array, batch: Any) -> Any:
+            params, inner, loss = make(**fixed, **own).update(*state, jax.random.fold_in(key, k), batch)
+            return (params, inner), loss
+
+        return cls(
+            members,
+            fixed,
+            devices[: len(members)],
+            begin=jax.jit(lambda own, key: make(**fixed, **own).start(key)),
+            step=jax.jit(step, donate_argnums=1),
+            score=jax.jit(lambda own, state: _scored(make(**fixed, **own), state[0])),
+        )
+
+    def run(self, key: PRNGKeyArray, batches: Iterable[Any]) -> dict[int, Ran]:
+        """Every member from its start to the end of the batches."""
+        places = [self.devices[row % len(self.devices)] for row in range(len(self.members))]
+        owns = [
+            {name: jax.device_put(np.float32(value), place) for name, value in own.items()}
+            for place, (_, own) in zip(places, self.members)
+        ]
+        on = {place: jax.device_put(keys(key), place) for place in self.devices}
+        states = [self.begin(own, on[place][0]) for own, place in zip(owns, places)]
+        start, losses = [self.score(*each) for each in zip(owns, states)], []
+        for k, batch in enumerate(batches):
+            here = {place: jax.device_put(batch, place) for place in self.devices}
+            stepped = [
+                self.step(own, state, on[place][1], k, here[place]) for own, state, place in zip(owns, states, places)
+            ]
+            states = [state for state, _ in stepped]
+            losses.append([loss for _, loss in stepped])
+        _check_ran(losses)
+        curve = np.array(jax.device_get(losses)).T
+        end = [self.score(*each) for each in zip(owns, states)]
+        return {
+            i: Ran(self.fixed | own, _finite(start[row]), _finite(end[row]), curve[row])
+            for row, (i, own) in enumerate(self.members)
+        }
+
+
+def _check_ran(losses: list[Any]) -> None:
+    if not losses:
+        raise ValueError("a sweep takes one batch or more.")
 
 
 def _over_runs(run: Callable[..., Any], *, mesh: Mesh, together: int, carried: bool = False) -> Callable[..., Any]:
@@ -213,6 +294,6 @@ def _chunks(batches: Iterable[Any]) -> Iterator[tuple[Any, int]]:
         yield jax.tree.map(lambda *leaves: np.stack(leaves), *chunk), count
 
 
-def _numbers(found: Mapping[str, np.ndarray], row: int) -> dict[str, float]:
-    """Of one run; what is not finite has diverged and is infinitely bad."""
-    return {name: float(v[row]) if np.isfinite(v[row]) else float("inf") for name, v in found.items()}
+def _finite(found: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of one run; what is not finite has diverged and is infinitely bad."""
+    return {name: float(v) if np.isfinite(v) else float("inf") for name, v in found.items()}

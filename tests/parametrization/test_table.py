@@ -199,6 +199,45 @@ def test_the_two_forms_of_mup_are_one_trajectory():
     np.testing.assert_allclose(trained("mup"), trained("mup_plain"), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_rule_for_normalised_kernels_is_the_trajectory_of_mup(optimizer):
+    """A network that divides by the square root of its fan-in itself, beside one that divides by the base's."""
+    inner = {"adam": optax.scale_by_adam(eps=1e-3), "sgd": optax.identity()}[optimizer]
+    x = jax.random.normal(jax.random.key(1), (16, 8))
+
+    def unit(width, divided_by):
+        shapes = {"a": (8, width), "b": (width, width), "c": (width, 2)}
+
+        def init(key):
+            return {
+                name: jax.random.normal(jax.random.fold_in(key, i), s) for i, (name, s) in enumerate(shapes.items())
+            }
+
+        def apply(params, x):
+            for name in shapes:
+                x = jax.nn.tanh(x @ params[name] / np.sqrt(8 if name == "a" else divided_by(width)))
+            return x
+
+        return gd.networks.Network(init=init, apply=apply)
+
+    def trained(rule, divided_by):
+        make = partial(unit, divided_by=divided_by)
+        found = table(make, base={"width": 16}, target={"width": 64}, rule=rule, optimizer=optimizer, decay="naive")
+        network = gd.parametrization.network(found, make)
+        tx = gd.parametrization.optimizer(found, inner, learning_rate=0.1)
+        params = network.init(jax.random.key(0))
+        state = tx.init(params)
+        loss = lambda p: jnp.mean((network.apply(p, x) - 1) ** 2)
+        for _ in range(3):
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        return network.apply(params, x)
+
+    own = trained("weight_normalized", lambda width: width)
+    np.testing.assert_allclose(own, trained("mup", lambda width: 16), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(own, trained("mup", lambda width: width), rtol=1e-2)
+
+
 def test_lists_are_callable_alike():
     for rule in RULES.values():
         for optimizer in OPTIMIZERS.values():

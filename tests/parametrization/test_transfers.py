@@ -54,7 +54,7 @@ def alone(seed, width, **point):
     return {name: float(value) for name, value in trial.score(trial.network, params).items()}
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", [0, 1, 3])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_swept_run_is_the_run_alone(together, devices):
     """Also with more devices than divide the points, several programs, and steps that do not fill a chunk."""
@@ -71,6 +71,23 @@ def test_a_swept_run_is_the_run_alone(together, devices):
         for point, run in zip(points, runs):
             assert run.end == pytest.approx(alone(seed, 3, **point), rel=1e-4)
             assert run.losses.shape == (60,)
+
+
+def test_convolutions_are_stepped_from_python_on_a_cpu():
+    """And nothing else is: XLA's convolutions are slow inside a loop there."""
+
+    def convolving(**fields):
+        made = make(3, **fields)
+        kernel = jnp.ones((3, 1, 1))
+        conv = lambda x: jax.lax.conv_general_dilated(
+            x[..., None], kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+        )
+        loss = lambda network, params, key, batch: jnp.mean((conv(batch["x"])[..., 0] @ params - batch["y"]) ** 2)
+        return P.Trial(made.network, loss, made.optimizer, made.score)
+
+    batch = next(batches(0, 3))
+    assert sweeps._convolves(convolving(), batch)
+    assert not sweeps._convolves(make(3), batch)
 
 
 def test_what_decides_in_python_gets_a_program_of_its_own():

@@ -33,8 +33,25 @@ def test_inverse_sqrt_halves_when_time_quadruples():
     assert float(rate(800)) == pytest.approx(0.25)
 
 
+def test_wsd_stays_and_then_falls_down_a_line():
+    rate = schedule("wsd", 2.0, steps=100, warmup=10, cooldown=20, final=0.1)
+    assert float(rate(10)) == float(rate(79)) == float(rate(80)) == 2.0
+    assert float(rate(90)) == pytest.approx(1.1)
+    assert float(rate(100)) == float(rate(500)) == pytest.approx(0.2)
+
+
+def test_power_is_its_limit_and_then_a_straight_line_in_logarithms():
+    rate = schedule("power", 1.0, steps=2000, reference=50)
+    assert float(rate(20)) == float(rate(50)) == 1.0
+    slopes = [float(jnp.log2(rate(2 * k) / rate(k))) for k in (50, 100, 400)]
+    np.testing.assert_allclose(slopes, -0.51, rtol=1e-4)
+    assert float(rate(2000)) == 0.0
+    with pytest.raises(ValueError, match="cooldown is part of"):
+        schedule("power", 1.0, steps=10, cooldown=11)
+
+
 def test_unknown_name_and_negative_warm_up_are_refused():
-    with pytest.raises(ValueError, match=r"choose one of constant, cosine, inverse_sqrt"):
+    with pytest.raises(ValueError, match=r"choose one of constant, cosine, inverse_sqrt, wsd, power"):
         schedule("cosin", 1.0, steps=10)
     with pytest.raises(ValueError, match=r"warmup must be zero or positive; got -1"):
         schedule("cosine", 1.0, steps=10, warmup=-1)
