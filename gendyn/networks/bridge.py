@@ -39,6 +39,8 @@ class Network:
             dimension.
         roles: nested dict like params; per parameter one of `parametrization.axes.ROLES`. Axes and roles are
             None for networks that declare nothing.
+        table: the `parametrization.ParamTable` it is drawn, multiplied and trained under; stored in checkpoints, which
+            are not read under another.
 
     >>> import jax, jax.numpy as jnp
     >>> shrink = Network(
@@ -55,6 +57,7 @@ class Network:
     train: Callable[..., Any] = None  # type: ignore[assignment]  # filled in below when absent
     axes: dict[str, Any] | None = None
     roles: dict[str, Any] | None = None
+    table: Any = None
 
     def __post_init__(self) -> None:
         if self.train is None:

@@ -45,6 +45,7 @@ def network(table: ParamTable, make_network: Callable[..., Any]) -> Any:
         init=lambda key: init(table, make_network, key),
         apply=Multiplied(made.apply, _forward(table)),
         train=Multiplied(made.train, _forward(table)),
+        table=table,
     )
 
 

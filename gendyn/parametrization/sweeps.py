@@ -206,7 +206,8 @@ class Stepwise:
         cls, make: Callable[..., Trial], fixed: dict[str, Any], members: list[Member], devices: Sequence[jax.Device]
     ) -> Stepwise:
         def step(own: dict[str, Array], state: Any, key: PRNGKeyArray, k: Array, batch: Any) -> Any:
-            params, inner, loss = make(**fixed, **own).update(*state, jax.random.fold_in(key, k), batch)
+            params, inner = state
+            params, inner, loss = make(**fixed, **own).update(params, inner, jax.random.fold_in(key, k), batch)
             return (params, inner), loss
 
         return cls(

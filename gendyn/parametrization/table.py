@@ -79,6 +79,19 @@ class ParamTable:
                     f"{found.get(path, 'absent')} here; make the table of this network."
                 )
 
+    def difference(self, other: ParamTable) -> str | None:
+        """The first entry in which two tables differ, in words; None for equal ones."""
+        for field in dataclasses.fields(self):
+            here, there = getattr(self, field.name), getattr(other, field.name)
+            if field.name != "rows" and here != there:
+                return f"{field.name} {here!r} and {there!r}"
+        rows = [{row.path: dataclasses.asdict(row) for row in table.rows} for table in (self, other)]
+        for path in sorted(rows[0].keys() | rows[1].keys()):
+            here, there = (side.get(path, {}) for side in rows)
+            if name := next((name for name in here | there if here.get(name) != there.get(name)), None):
+                return f"{path}, {name} {here.get(name, 'absent')} and {there.get(name, 'absent')}"
+        return None
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
 

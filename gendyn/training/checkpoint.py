@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +11,13 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from gendyn.parametrization import ParamTable
 from gendyn.training.step import TrainState
 from gendyn.tree import paths
 
 Report = Callable[[str], None]
+TABLE = "parametrization"
+"""Entry of a checkpoint's meta that holds the network's table, if it has one."""
 ITEMS = ("params", "ema", "rest")
 logger = logging.getLogger(__name__)
 
@@ -103,6 +107,26 @@ class Checkpoints:
                     )
             return
 
+    def check_table(self, step: int, table: ParamTable | None) -> None:
+        """Refuse weights that were trained under another parametrisation: they would be multiplied by other numbers.
+
+        Raises:
+            ValueError: naming the first entry that differs. A checkpoint that stores no table is accepted.
+        """
+        try:
+            stored = self.meta(step).get(TABLE)
+        except Exception:  # damaged: restore sets it aside
+            return
+        if stored is None:
+            return
+        where = f"checkpoint {step} in {self.folder}"
+        if table is None:
+            raise ValueError(f"{where} was trained under a {stored['rule']} table, and the network here has none.")
+        if found := ParamTable.from_json(json.dumps(stored)).difference(table):
+            raise ValueError(
+                f"{where} was trained under another table, {found} here; undo the change, or train elsewhere."
+            )
+
     def forget(self, after: int) -> None:
         """Delete what lies beyond step `after`: left by a run that was interrupted and is about to redo it."""
         for step in self.steps():
@@ -178,6 +202,11 @@ def _with_sharding(abstract: Any, sharding: Any) -> Any:
     """`sharding` is one for all leaves, a tree of them, or None."""
     places = jax.tree.broadcast(sharding, abstract, is_leaf=lambda node: node is None)
     return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), abstract, places)
+
+
+def table_meta(table: ParamTable | None) -> dict[str, Any]:
+    """What a checkpoint's meta says of the network's table."""
+    return {} if table is None else {TABLE: json.loads(table.to_json())}
 
 
 def first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from gendyn import distributed
 from gendyn.data import Source
-from gendyn.training.checkpoint import Checkpoints
+from gendyn.training.checkpoint import Checkpoints, table_meta
 from gendyn.training.experiment import Experiment
 from gendyn.training.logs import MetricsLog, ProgressLine
 from gendyn.training.step import TrainState, abstract_state, build, state_shardings
@@ -89,7 +89,7 @@ def fit(
         source: the training data, if it is open already.
         init: parameters that a fresh run starts from (another model's); a checkpoint in `folder` goes before them.
         callbacks: called every `experiment.sample_every` steps and at the end.
-        meta: JSON values stored in every checkpoint (the resolved config).
+        meta: JSON values stored in every checkpoint (the resolved config), beside the network's table if it has one.
         stop_at: end early at this step (the run stays resumable).
         wandb: project name, to log there too.
 
@@ -105,6 +105,8 @@ def fit(
         abstract_state(experiment), experiment.ema, state_shardings(experiment, mesh), report=messages.append
     )
     start = 0 if restored is None else int(restored.step)
+    if start:
+        checkpoints.check_table(start, experiment.network.table)
     if snapshots and restored is not None:
         snapshots.forget(after=start)
     init = init if restored is None else None
@@ -112,7 +114,14 @@ def fit(
     state = state if restored is None else restored
     end = min(experiment.steps, stop_at or experiment.steps)
     log = MetricsLog(folder, start=start, wandb=wandb)
-    run = _Run(experiment, checkpoints, snapshots, log, tuple(callbacks), meta or {})
+    run = _Run(
+        experiment,
+        checkpoints,
+        snapshots,
+        log,
+        tuple(callbacks),
+        {**(meta or {}), **table_meta(experiment.network.table)},
+    )
     try:
         with _stopping() as stop, ProgressLine(experiment.steps, start, experiment.batch_size) as progress:
             for message in messages:

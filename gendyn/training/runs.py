@@ -136,7 +136,10 @@ def open_run(
 
 def _check_continues(folder: epath.Path, experiment: Experiment) -> None:
     if (folder / "checkpoints").exists():
-        Checkpoints(folder / "checkpoints", read_only=True).check(abstract_state(experiment), experiment.ema)
+        stored = Checkpoints(folder / "checkpoints", read_only=True)
+        stored.check(abstract_state(experiment), experiment.ema)
+        for step in stored.steps()[-1:]:
+            stored.check_table(step, experiment.network.table)
 
 
 def stored_config(folder: epath.PathLike) -> dict[str, Any]:
@@ -221,6 +224,7 @@ def load(run_dir: epath.PathLike, ema: float | None = None, step: int | None = N
     if step is not None and step not in steps:
         raise ValueError(f"{folder} has no checkpoint at step {step}; it has {', '.join(map(str, steps))}.")
     params, step, weights = _weights(folder, experiment, checkpoints, ema, steps, step)
+    checkpoints.check_table(step, experiment.network.table)
     params = jax.device_put(jax.device_get(params))  # committed to no device: the weights follow the batch
     return Model(
         process=experiment.process,

@@ -1,5 +1,6 @@
 """Kinds and multipliers against the published tool, and what training at several widths makes of them."""
 
+import dataclasses
 import json
 from functools import partial
 from types import SimpleNamespace
@@ -94,6 +95,17 @@ def test_at_base_size_everything_is_one():
         for row in table(make, base={"width": 16}, target={"width": 16}, rule=rule, decay="naive").rows:
             values = row.multipliers
             assert {values.init, values.forward, values.learning_rate, values.eps} == {1.0}
+
+
+def test_the_difference_of_two_tables_is_named():
+    make = lambda width: gd.networks.functional(partial(gd.networks.MLP, 2, width=width, depth=1))
+    one = table(make, base={"width": 16}, target={"width": 64})
+    assert one.difference(ParamTable.from_json(one.to_json())) is None
+    assert one.difference(table(make, base={"width": 16}, target={"width": 64}, rule="sp")) == "rule 'mup' and 'sp'"
+    multipliers = dataclasses.replace(one.rows[0].multipliers, learning_rate=7.0)
+    rows = (dataclasses.replace(one.rows[0], multipliers=multipliers), *one.rows[1:])
+    found = one.difference(dataclasses.replace(one, rows=rows))
+    assert found.startswith(f"{one.rows[0].path}, multipliers")
 
 
 def test_a_narrower_network_has_the_inverse_multipliers():

@@ -86,6 +86,14 @@ def test_train_takes_the_winner(gendyn, swept, tmp_path):
     )
     assert "rule 'mup' there, 'sp' here" in other.err
     assert not (tmp_path / "b").exists()
+    # the checkpoint knows its table: neither training on nor loading happens under another one
+    run = ("--width", 32, "--learning-rate", winner, "--base-width", 16, "--steps", 9, "--out", tmp_path / "run")
+    changed = gendyn("train", "transfer_mlp", *SMALL, *run, "--override")
+    assert "another table, base {'width': 8, 'depth': 1} and {'width': 16, 'depth': 1} here" in changed.err
+    stored["base_width"] = 16
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**described, "config": stored}))
+    assert "was trained under another table" in gendyn("sample", tmp_path / "run").err
 
 
 def test_any_experiment_is_scored_on_its_held_out_loss(gendyn, tiny, tmp_path):
