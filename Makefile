@@ -31,7 +31,8 @@ digits: .venv/.ok
 # To add one, write its target and its name here. MNIST is a folder with train.parquet and test.parquet; `make -k
 # experiments` passes over those that need it where it is absent.
 MNIST ?= data/mnist
-EXPERIMENTS := reflow_mixture digits_dynamics pfgmpp_digits consistency_digits reflow_mnist interpolant_two_sets restoration_mnist
+EXPERIMENTS := reflow_mixture digits_dynamics pfgmpp_digits consistency_digits reflow_mnist interpolant_two_sets restoration_mnist \
+	transfer_mlp transfer_dit_mnist transfer_depth weight_decay_rules
 
 experiments: $(EXPERIMENTS:%=experiment-%)
 
@@ -61,6 +62,28 @@ experiment-interpolant_two_sets: .venv/.ok
 experiment-restoration_mnist: .venv/.ok
 	$(BIN)/gendyn train restoration_mnist --data $(MNIST) --out runs/restoration
 	$(BIN)/python -m experiments.restoration_mnist runs/restoration
+
+# Under a rule and under its control; the same grids, which were fixed before looking.
+TRANSFER := $(BIN)/gendyn transfer
+experiment-transfer_mlp: .venv/.ok
+	$(TRANSFER) transfer_mlp --over width=32,64,128,256,512 --base 64 --sweep learning_rate=2^-13..2^-4 --out runs/transfer_mlp
+	$(TRANSFER) transfer_mlp --over width=32,64,128,256,512 --base 64 --sweep learning_rate=2^-13..2^-4 --rule sp \
+		--out runs/transfer_mlp_sp
+
+experiment-transfer_dit_mnist: .venv/.ok
+	$(TRANSFER) transfer_dit_mnist --data $(MNIST) --over width=32,64,128,256 --repeats 3 --sweep learning_rate=2^-11..2^-4 \
+		--out runs/transfer_dit_mnist
+	$(TRANSFER) transfer_dit_mnist --data $(MNIST) --over width=32,64,128,256 --repeats 3 --sweep learning_rate=2^-13..2^-5 \
+		--rule sp --out runs/transfer_dit_mnist_sp
+
+experiment-transfer_depth: .venv/.ok
+	$(TRANSFER) transfer_depth --over depth=2,4,8,16,32 --base 2 --sweep learning_rate=2^-12..2^-5 --out runs/transfer_depth
+	$(TRANSFER) transfer_depth --over depth=2,4,8,16,32 --base 2 --sweep learning_rate=2^-12..2^-5 --depth-rule none \
+		--out runs/transfer_depth_none
+
+experiment-weight_decay_rules: .venv/.ok
+	for rule in independent naive robust; do $(TRANSFER) weight_decay_rules --over width=64,128,256,512 \
+		--sweep weight_decay=2^-6..2^4 --decay $$rule --out runs/weight_decay_$$rule || exit 1; done
 
 # The whole story: style, types, every test but the slow ones; docs build and notebook are among the tests.
 test: lint types check

@@ -1,7 +1,9 @@
 """gendyn transfer: sweep hyperparameters over sizes, and see whether the best ones stay where they are."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -41,12 +43,13 @@ class Options:
 
 def run(argv: list[str]) -> int:
     """Sweep the experiment that the command line names; exit status."""
+    _one_device_per_core()
     summary = "Train at several sizes with many hyperparameters, and compare where the best ones lie."
     found = experiment_command(argv, "transfer", Options, summary)
-    return 0 if found is None else sweep(found.config, found.options, found.path.stem)
+    return 0 if found is None else sweep(found.config, found.options, found.path.stem, " ".join(argv))
 
 
-def sweep(config: Any, options: Options, name: str) -> int:
+def sweep(config: Any, options: Options, name: str, command: str) -> int:
     """Everything is checked before a directory is made, and that before anything is compiled."""
     from gendyn import plots
 
@@ -89,11 +92,18 @@ def sweep(config: Any, options: Options, name: str) -> int:
         kept = len(read_table(folder / "transfer"))
         print(f"interrupted: {kept} runs are kept in {folder}; the same command goes on from there.")
         return 130
-    write_json(folder / "transfer.json", found.summary() | settings | {"devices": jax.device_count()})
+    made_by = {"command": f"gendyn transfer {command}", "devices": jax.device_count()}
+    write_json(folder / "transfer.json", found.summary() | settings | made_by)
     for each in found.names if found.is_grid else ():
         plots.save_figure(str(folder / f"{each}.png"), plots.transfer(found.rows, along=along, value=each))
     print(f"{found}\nwritten to {folder}; train with the winner: gendyn train {name} --from-transfer {folder}")
     return 0
+
+
+def _one_device_per_core() -> None:
+    """On a CPU runs are small, and a core each is how they are fastest; too late where devices were used already."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 def sizes_of(text: str, config: Any) -> tuple[str, list[Any]]:

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ def network(table: ParamTable, make_network: Callable[..., Any]) -> Any:
     made = make_network(**table.target, **_scales(table, make_network))
     return dataclasses.replace(
         made,
-        init=lambda key: init(table, make_network, key),
+        init=Drawn(table, make_network),
         apply=Multiplied(made.apply, _forward(table)),
         train=Multiplied(made.train, _forward(table)),
         table=table,
@@ -87,17 +88,31 @@ def init(table: ParamTable, make_network: Callable[..., Any], key: Any) -> Any:
     How the initialisers themselves scale is measured, on the base network and on twice its size: exponents are
     multiples of one half, so a sample tells them. Parameters that start at zero stay there.
     """
-    exponents = _own_exponents(table, make_network)
-    params = make_network(**table.target).init(key)
-    table.check(params)
-    rows = {row.path: row for row in table.rows}
+    return Drawn(table, make_network)(key)
 
-    def rescaled(path: str, leaf: Any) -> Any:
-        row = rows[path]
-        grown = row.m_in if row.kind in ("hidden", "output") else row.m_out
-        return leaf * (row.multipliers.init / grown ** exponents[pattern(path)])
 
-    return jax.tree.unflatten(jax.tree.structure(params), [rescaled(path, leaf) for path, leaf in paths(params)])
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """`init` of one network, which measures its initialisers once."""
+
+    table: ParamTable
+    make_network: Callable[..., Any]
+
+    @cached_property
+    def exponents(self) -> dict[str, float]:
+        return _own_exponents(self.table, self.make_network)
+
+    def __call__(self, key: Any) -> Any:
+        params = self.make_network(**self.table.target).init(key)
+        self.table.check(params)
+        rows = {row.path: row for row in self.table.rows}
+
+        def rescaled(path: str, leaf: Any) -> Any:
+            row = rows[path]
+            grown = row.m_in if row.kind in ("hidden", "output") else row.m_out
+            return leaf * (row.multipliers.init / grown ** self.exponents[pattern(path)])
+
+        return jax.tree.unflatten(jax.tree.structure(params), [rescaled(path, leaf) for path, leaf in paths(params)])
 
 
 def _own_exponents(table: ParamTable, make_network: Callable[..., Any]) -> dict[str, float]:
