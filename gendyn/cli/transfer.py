@@ -102,6 +102,8 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
 
 def _one_device_per_core() -> None:
     """On a CPU runs are small, and a core each is how they are fastest; too late where devices were used already."""
+    if "device_count" in os.environ.get("XLA_FLAGS", ""):  # the user's own choice
+        return
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
