@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import optax
-
 import gendyn as gd
 
 
@@ -32,6 +30,8 @@ class Config:
     """The width at which the learning rate is meant."""
     rule: str = "mup"
     """mup, mup_plain, ntk or sp."""
+    optimizer: str = "adam"
+    """adam, sgd, muon, lion, ..."""
     batch_size: int = 64
     steps: int = 200
     learning_rate: float = 2**-8
@@ -43,7 +43,7 @@ class Config:
 
     def experiment(self) -> gd.training.Experiment:
         sizes = {"base": {"width": self.base_width}, "target": {"width": self.width}}
-        table = gd.parametrization.table(self.network, **sizes, rule=self.rule, optimizer="adam")
+        table = gd.parametrization.table(self.network, **sizes, rule=self.rule, optimizer=self.optimizer)
         return gd.training.Experiment(
             network=gd.parametrization.network(table, self.network),
             objective=gd.objectives.Denoising(
@@ -62,9 +62,7 @@ class Config:
             num_classes=10,
             batch_size=self.batch_size,
             steps=self.steps,
-            optimizer=gd.parametrization.optimizer(
-                table, optax.scale_by_adam(b2=0.99), learning_rate=self.learning_rate
-            ),
+            optimizer=gd.parametrization.optimizer(table, learning_rate=self.learning_rate),
             seed=self.seed,
             sampling=gd.training.Sampling(sampler="dpmpp_2m", nfe=20, guidance=1.5),
         )

@@ -151,11 +151,12 @@ def _slopes(rows: Sequence[dict[str, Any]], along: str, last: int, hidden: float
             points.setdefault(row["name"], {}).setdefault(row["seed"], []).append((row[along], row["change"]))
     found = []
     for name, by_seed in points.items():
+        last_of_all = by_seed == points.get(OUTPUT)  # the readout's own activation, or the output itself
         if min(change for pairs in by_seed.values() for _, change in pairs) <= 0:
             continue
         each = [_slope(np.log2(np.array(pairs, float))) for pairs in by_seed.values()]
         error = np.std(each, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else 0.0
-        found.append(Slope(name, float(np.mean(each)), float(error), output if name == OUTPUT else hidden))
+        found.append(Slope(name, float(np.mean(each)), float(error), output if last_of_all else hidden))
     if not found:
         raise ValueError("no activation moved in every run; take more steps (zero-initialised layers need a few).")
     return tuple(found)

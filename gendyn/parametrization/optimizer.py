@@ -8,12 +8,13 @@ import jax
 import optax
 
 from gendyn.parametrization.rules import OPTIMIZERS
+from gendyn.parametrization.scalings import SCALINGS
 from gendyn.parametrization.table import ParamTable
 
 
 def optimizer(
     table: ParamTable,
-    inner: optax.GradientTransformation,
+    inner: optax.GradientTransformation | None = None,
     *,
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: float = 0.0,
@@ -27,7 +28,8 @@ def optimizer(
 
     Args:
         inner: an optax transformation without learning rate and without weight decay, of the kind that the table is
-            for: `optax.scale_by_adam()`, `optax.identity()` for SGD, `optax.trace(0.9)` for momentum.
+            for: `optax.scale_by_adam()`, `optax.identity()` for SGD, `optax.trace(0.9)` for momentum. By default what
+            the table's optimizer stands for (`scalings.SCALINGS`), with the usual constants.
         learning_rate: a number or an optax schedule, as at base size.
         weight_decay: decoupled, as at base size.
         clip: global norm, or None.
@@ -46,6 +48,7 @@ def optimizer(
         >>> tx.update(params, tx.init(params), params)[0]["mid"][0, 0].item()
         -0.10000000149011612
     """
+    inner = SCALINGS[table.optimizer](table) if inner is None else inner
     before = [] if clip is None else [optax.clip_by_global_norm(clip)]
     if OPTIMIZERS[table.optimizer].power == 0:
         before.append(_scaled(table, "eps", inverse=True))

@@ -65,7 +65,10 @@ class ParamTable:
             ValueError: parameters that are not those of the table.
         """
         self.check(like)
-        values = {row.path: getattr(row.multipliers, name) for row in self.rows}
+        return self.named({row.path: getattr(row.multipliers, name) for row in self.rows}, like)
+
+    def named(self, values: Mapping[str, Any], like: Any) -> Any:
+        """Values by path as a tree like the parameters."""
         return jax.tree.unflatten(jax.tree.structure(like), [values[path] for path, _ in paths(like)])
 
     def check(self, params: Any) -> None:

@@ -64,14 +64,15 @@ def growth(
 
     The network is built, with the target's depth, at one, two and three times those base widths that the target
     changes, all together, and each dimension is fitted as a r + b: a width if b = 0, finite if a = 0, and otherwise a
-    width glued to something finite, of which no rule can be right.
+    width glued to something finite, of which no rule can be right. A target that changes no width has kinds all the
+    same: all of the sizes are grown then, as far as the network can be built so.
 
     Raises:
         ValueError: such a dimension, one that grows faster than the sizes, or a finite axis that grows; and networks
             that do not have the same parameters at every size.
     """
-    wide = [name for name in scaled_sizes(base, target) if name not in deep]
     start = narrow(base, target, deep)
+    wide = [name for name in scaled_sizes(base, target) if name not in deep] or _growing(make, start, deep)
     built = [_shapes(make, {**start, **{name: base[name] * r for name in wide}}) for r in SCALES]
     network = make(**target)
     final = dict(paths(jax.eval_shape(network.init, jax.random.key(0))))
@@ -91,6 +92,23 @@ def growth(
         depth = math.prod(target[name] / base[name] for name, inside in deep.items() if pattern(path) in inside)
         found.append(Growth(path, tuple(leaf.shape), built[0][path], axes, ratios, depth))
     return tuple(found)
+
+
+def _growing(make: Callable[..., Any], sizes: Sizes, deep: Iterable[str]) -> list[str]:
+    """Sizes that are widths, where no change says so: all together if that can be built, or the first that can be."""
+    whole = [n for n, v in sizes.items() if isinstance(v, int) and not isinstance(v, bool) and v > 0 and n not in deep]
+    for names in ([whole] if whole else []) + [[name] for name in whole]:
+        try:
+            one, two, three = (_shapes(make, {**sizes, **{name: sizes[name] * r for name in names}}) for r in SCALES)
+            if not one.keys() == two.keys() == three.keys():
+                continue  # a depth among them
+            for path in one:
+                for i, dims in enumerate(zip(one[path], two[path], three[path])):
+                    _ratio(path, i, dims, dims[0], ())
+        except Exception:  # a maker refuses what it cannot build in any way it likes
+            continue
+        return names
+    return []
 
 
 def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, frozenset[str]]:

@@ -11,7 +11,7 @@ from gendyn.parametrization import Trial, coordinate_check
 
 P = gd.parametrization
 SIZES = [{"width": width} for width in (32, 128, 512)]
-OPTIMIZERS = {"adam": (optax.scale_by_adam(), 0.01), "sgd": (optax.identity(), 0.1)}
+RATES = {"adam": 0.01, "sgd": 0.1, "muon": 0.05}
 
 
 def perceptron(width):
@@ -30,14 +30,12 @@ def perceptron(width):
 
 
 def maker(rule, optimizer="adam"):
-    inner, rate = OPTIMIZERS[optimizer]
-
     def make(width):
         found = P.table(perceptron, base=SIZES[0], target={"width": width}, rule=rule, optimizer=optimizer)
         return Trial(
             network=P.network(found, perceptron),
             loss=lambda network, params, key, batch: jnp.mean((network.apply(params, batch["x"]) - batch["y"]) ** 2),
-            optimizer=P.optimizer(found, inner, learning_rate=rate),
+            optimizer=P.optimizer(found, learning_rate=RATES[optimizer]),
         )
 
     return make
@@ -56,7 +54,7 @@ def checked(rule, optimizer="adam", **options):
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", ["adam", "muon", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_mup_passes_and_its_control_fails(optimizer):
     found = checked("mup", optimizer)
     assert found.ok, str(found)

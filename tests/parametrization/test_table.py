@@ -13,6 +13,7 @@ import pytest
 
 import gendyn as gd
 from gendyn.parametrization import DECAYS, OPTIMIZERS, RULES, ParamTable, table
+from gendyn.parametrization.scalings import SCALINGS
 from gendyn.tree import paths
 
 CASES = ("mlp_3hidden", "unet_2level_skipconcat", "transformer_preln", "dit_adaln")
@@ -95,6 +96,29 @@ def test_at_base_size_everything_is_one():
         for row in table(make, base={"width": 16}, target={"width": 16}, rule=rule, decay="naive").rows:
             values = row.multipliers
             assert {values.init, values.forward, values.learning_rate, values.eps} == {1.0}
+
+
+@pytest.mark.parametrize("target", [{"width": 16, "depth": 2}, {"width": 16, "depth": 6}], ids=["base", "deeper"])
+def test_kinds_are_known_and_weights_decay_also_where_no_width_changes(target):
+    """At the size where one tunes: a table there would otherwise train without decay, and Muon without Muon."""
+    make = lambda width, depth, **scales: gd.networks.functional(
+        partial(gd.networks.MLP, 2, width=width, depth=depth, **scales)
+    )
+    found = table(make, base={"width": 16, "depth": 2}, target=target, rule="mup")
+    assert {row.path: row.kind for row in found.rows} == dict(paths(make(**target).roles))
+    for row in found.rows:
+        assert (row.m_in, row.m_out) == (1.0, 1.0)
+        assert row.multipliers.weight_decay == (0.0 if row.kind in ("vector", "scalar") else 1.0)
+
+
+def test_sizes_that_cannot_grow_alone_do_not_hide_kinds():
+    """Heads that grow with the width, a patch that does not divide, a size that is a depth."""
+    make = lambda width, heads, patch, depth: gd.networks.functional(
+        partial(gd.networks.DiT, (8, 8, 1), width=width, heads=heads, patch=patch, depth=depth)
+    )
+    sizes = {"width": 16, "heads": 2, "patch": 4, "depth": 1}
+    found = table(make, base=sizes, target=sizes)
+    assert {row.path: row.kind for row in found.rows} == dict(paths(make(**sizes).roles))
 
 
 def test_the_difference_of_two_tables_is_named():
@@ -248,6 +272,30 @@ def test_the_rule_for_normalised_kernels_is_the_trajectory_of_mup(optimizer):
     own = trained("weight_normalized", lambda width: width)
     np.testing.assert_allclose(own, trained("mup", lambda width: 16), rtol=1e-4, atol=1e-5)
     assert not np.allclose(own, trained("mup", lambda width: width), rtol=1e-2)
+
+
+def test_every_optimizer_has_a_scaling_and_muon_orthogonalises_hidden_kernels_alone():
+    """Also kernels of convolutions, as matrices of their fan-in; one step of Muon has singular values near one."""
+    assert SCALINGS.keys() == OPTIMIZERS.keys()
+    make = lambda width: gd.networks.functional(
+        partial(gd.networks.UNet, 2, 1, width=width, multipliers=(1,), blocks=1, attention=(), groups=4)
+    )
+    found = table(make, base={"width": 8}, target={"width": 8}, optimizer="muon")
+    params = make(8).init(jax.random.key(0))
+    tx = gd.parametrization.optimizer(found, learning_rate=1.0)
+    keys = iter(jax.random.split(jax.random.key(1), len(found.rows)))
+    gradient = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    kinds = {row.path: row.kind for row in found.rows}
+    seen = set()
+    for path, update in paths(updates):
+        if kinds[path] == "hidden":
+            values = np.linalg.svd(np.asarray(update).reshape(-1, update.shape[-1]), compute_uv=False)
+            assert 0.5 < values.min() <= values.max() < 1.5, path
+            seen.add(update.ndim)
+        else:
+            np.testing.assert_allclose(np.abs(update), 1.0, rtol=1e-2)
+    assert seen == {2, 4}
 
 
 def test_lists_are_callable_alike():
