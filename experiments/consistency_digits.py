@@ -3,11 +3,9 @@
 Run:      gendyn train consistency_digits --out runs/consistency
           gendyn evaluate runs/consistency --nfe 2
           gendyn train consistency_digits --teacher runs/digits --out runs/distilled     (distils a digits_edm run)
-Takes:    about 25 minutes for the 2000 steps on two CPU cores shared with other work; idle cores were not timed.
-Expect:   for training seed 0, 360 samples of sampling seed 0 without guidance, beside 360 real test images: with two
-          calls agreement with the requested class 0.967 (the classifier has 0.994 on the real ones), Frechet distance
-          on pixels 2.24 times the floor, median nearest-training distance 1.32 times the test split's. With one call
-          0.967, 2.19 and 1.34. Sampling seed 1: 0.978, 2.06, 1.30 with two calls. Distillation: run at toy size only.
+Takes:    three minutes on two idle CPU cores.
+Expect:   docs/explanation/dynamics.md has the numbers, beside those of the diffusions (python -m
+          benchmarks.digits_dynamics --only consistency). DISTILLED
 Writes:   RUN/samples/*.png while training.
 """
 

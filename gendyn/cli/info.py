@@ -10,7 +10,7 @@ from etils import epath
 
 from gendyn import distributed
 from gendyn.cli.common import parse
-from gendyn.training import Checkpoints, Experiment, abstract_state, read_experiment, read_metrics
+from gendyn.training import Checkpoints, Experiment, abstract_state, costs, read_experiment, read_metrics
 from gendyn.training.runs import stored_config
 from gendyn.training.step import sharding_table
 from gendyn.tree import paths
@@ -24,6 +24,8 @@ class Info:
     """Run directory, local or gs://."""
     parameters: bool = False
     """List every parameter with shape, axes and role."""
+    costs: bool = False
+    """Count the floating-point operations and bytes of a network call and of a training step (this compiles one)."""
     mesh: str = ""
     """List where every parameter would lie on such a mesh, for example data=2,fsdp=4, and the bytes per device."""
 
@@ -52,9 +54,25 @@ def run(argv: list[str]) -> int:
         print("last row    " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()))
     if options.parameters:
         print(_table(abstract, experiment.network.axes, experiment.network.roles))
+    if options.costs:
+        print(_costs(experiment))
     if sizes:
         print(_placed(experiment, sizes))
     return 0
+
+
+def _costs(experiment: Experiment) -> str:
+    """Operations of products and convolutions, and bytes, one device."""
+    state = abstract_state(experiment)
+    parts = {"parameters": state.params, "optimiser": state.opt_state, "averages": state.ema}
+    held = {name: sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree)) for name, tree in parts.items()}
+    held["activations and gradients of a step"] = costs.step_memory(experiment)
+    call, step = costs.call_flops(experiment), costs.step_flops(experiment)
+    return (
+        f"network call {call:,} FLOPs per example\n"
+        f"step        {step:,} FLOPs for a batch of {experiment.batch_size}\n"
+        f"MiB         {', '.join(f'{name} {size / 2**20:.1f}' for name, size in held.items())}"
+    )
 
 
 def _placed(experiment: Experiment, sizes: dict[str, int]) -> str:

@@ -204,6 +204,7 @@ def test_a_sharded_run_goes_on_elsewhere_and_its_table_is_printed(gendyn, tiny, 
     assert result.status == 0, result.err
     assert gendyn(*command, "--devices", 2, "--override").status == 0
     assert gendyn("sample", tmp_path, "--num", 4).status == 0
+    assert "FLOPs per example" in gendyn("info", tmp_path, "--costs").out
     result = gendyn("info", tmp_path, "--mesh", "data=2,fsdp=4")
     for part in ("readout/kernel", "fsdp -", "8 devices, MiB on each: parameters"):
         assert part in result.out

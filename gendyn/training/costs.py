@@ -1,0 +1,105 @@
+"""What a call or a training step costs, counted on its computation before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gendyn.training.experiment import Experiment
+from gendyn.training.step import abstract_state, needs, train_step
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations of all products and convolutions of function(*arguments), on shapes alone.
+
+    Twice the multiply-adds, which is what utilisation (MFU) is measured against; elementwise work is not counted. The
+    body of a scan counts as often as it runs, a conditional as its dearest branch, and a loop whose end is decided
+    while it runs counts once.
+
+    >>> flops(lambda a, b: jnp.tanh(a @ b), jnp.ones((3, 4)), jnp.ones((4, 5)))
+    120
+    >>> flops(lambda a: jax.lax.scan(lambda x, _: (x @ a, None), a, length=10)[0], jnp.ones((2, 2)))
+    160
+    """
+    return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of(jaxpr: Any) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        summed = math.prod(equation.invars[0].aval.shape[d] for d in contracted)
+        return 2 * summed * equation.outvars[0].aval.size
+    if name == "conv_general_dilated":
+        kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+        _, inputs, *spatial = numbers.rhs_spec  # the kernel's inputs are those of one group already
+        summed = kernel[inputs] * math.prod(kernel[d] for d in spatial)
+        return 2 * summed * equation.outvars[0].aval.size
+    inside = [_of(each) for each in _inner(params)]
+    if name == "cond":
+        return max(inside, default=0)
+    return sum(inside) * (params["length"] if name == "scan" else 1)
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+    """The computations that an equation holds."""
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, jax.extend.core.ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, jax.extend.core.Jaxpr):
+                yield each
+
+
+def call_flops(experiment: Experiment) -> int:
+    """Of one network call for one example, in evaluation mode."""
+    params = jax.eval_shape(experiment.network.init, jax.random.key(0))
+    one = abstract_batch(experiment, 1)
+
+    def loss(params: Any, batch: dict[str, Any]) -> Any:
+        calls: list[int] = []
+
+        def counted(params: Any, *inputs: Any) -> Any:
+            calls.append(flops(experiment.network.apply, params, *inputs))
+            return experiment.network.apply(params, *inputs)
+
+        more = {name: 0 if name == "step" else batch[name] for name in needs(experiment)}
+        cond = batch.get("label")
+        experiment.objective(counted, params, jax.random.key(0), batch["data"], cond, **more)
+        found.extend(calls)
+        return 0.0
+
+    found: list[int] = []
+    jax.eval_shape(loss, params, one)
+    return found[0]
+
+
+def step_flops(experiment: Experiment) -> int:
+    """Of one optimiser step on the whole batch, gradients included."""
+    batch = abstract_batch(experiment, experiment.batch_size)
+    return flops(lambda state, batch: train_step(experiment, state, batch), abstract_state(experiment), batch)
+
+
+def step_memory(experiment: Experiment) -> int:
+    """Bytes that a step on one device needs beside its state and batch: activations and gradients. This compiles it."""
+    batch = abstract_batch(experiment, experiment.batch_size)
+    step = jax.jit(lambda state, batch: train_step(experiment, state, batch), donate_argnums=0)
+    memory = step.lower(abstract_state(experiment), batch).compile().memory_analysis()
+    if memory is None:
+        raise ValueError("this backend does not say how much memory a program needs.")
+    return int(memory.temp_size_in_bytes)
+
+
+def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch; what the objective needs beside data has the data's shape."""
+    data = jax.ShapeDtypeStruct((size, *experiment.shape), jnp.float32)
+    labels = {"label": jax.ShapeDtypeStruct((size,), jnp.int32)} if experiment.num_classes is not None else {}
+    return {"data": data, **labels, **{name: data for name in needs(experiment) if name != "step"}}
