@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 import gendyn as gd
-from benchmarks.common import command, record
+from benchmarks.common import command, record, recorded
 from benchmarks.tuned_mixture import quadratic, summary, untuned
 from gendyn.cli.common import statistics_file
 from gendyn.samplers import SamplerPlan, tuning
@@ -109,8 +109,9 @@ def tuned(settings: Settings, model: Any, nfe: int, rows: tuning.Rows) -> tuple[
 
 
 def measure(settings: Settings, model: Any, statistics: Any) -> dict[str, Any]:
+    """Entries by number of calls; those of an earlier command stay, with what they were tuned with."""
     few, everything = judge(settings, model, settings.few), judge(settings, model, settings.starts)
-    results = {}
+    results = {k: v for k, v in recorded("tuned_digits").items() if int(k) not in settings.nfe}
     for nfe in settings.nfe:
         plans = rivals(model, nfe, statistics)
         entry: dict[str, Any] = {"rivals": len(plans), "untuned": best(plans, few, everything)}
@@ -118,8 +119,11 @@ def measure(settings: Settings, model: Any, statistics: Any) -> dict[str, Any]:
             plan, seconds = tuned(settings, model, nfe, rows)
             values = summary(everything(plan))
             ratios = {f"{key}_ratio": values[key] / found[key] for key, found in entry["untuned"].items()}
-            entry[kind] = values | ratios | {"seconds": seconds, "notes": json.loads(plan.info.notes or "{}")}
+            made = {"pairs": settings.pairs, "iterations": settings.iterations, "command": command()}
+            notes = json.loads(plan.info.notes or "{}")
+            entry[kind] = values | ratios | made | {"seconds": seconds, "notes": notes}
         results[str(nfe)] = entry
+        results = {k: results[k] for k in sorted(results, key=int)}
         print(record("tuned_digits", results, dataclasses.asdict(settings)), json.dumps(entry), flush=True)
     return results
 
@@ -132,13 +136,12 @@ def page(settings: Settings, results: dict[str, Any]) -> str:
         f"median, 0.9 quantile and root mean square are over {settings.starts} starts that no tuning has seen. "
         "*Untuned* is the least of each measure over every deterministic sampler on eight grids with both ends and, "
         "where the run has statistics, DPM-Solver-v3: two plans may share a row. *Tuned* starts from `ipndm` on a "
-        f"quadratic grid at every number of calls, with {settings.pairs} pairs and at most {settings.iterations} "
-        "iterations of Levenberg-Marquardt; *released* does not keep order 1."
+        "quadratic grid at every number of calls, by Levenberg-Marquardt; *released* does not keep order 1."
     )
     lines = ["# Tuned plans on a trained network", "", *textwrap.wrap(text, 130, break_on_hyphens=False), ""]
     lines += [
-        "| calls | best untuned median (by) | released | best untuned rmse (by) | released | seconds |",
-        "| ---: | --- | ---: | --- | ---: | ---: |",
+        "| calls | untuned median (by) | released | untuned rmse (by) | released | pairs | iterations | seconds |",
+        "| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for nfe, entry in results.items():
         cells = [nfe]
@@ -146,7 +149,8 @@ def page(settings: Settings, results: dict[str, Any]) -> str:
             found = entry["untuned"][key]
             cells.append(f"{found[key]:.4f} (`{found['plan']}`)")
             cells += [f"{entry[kind][key]:.4f}, {entry[kind][f'{key}_ratio']:.2f}x" for kind in KINDS]
-        cells.append(", ".join(f"{entry[kind]['seconds']:.0f}" for kind in KINDS))
+        for name in ("pairs", "iterations", "seconds"):
+            cells.append(", ".join(f"{entry[kind][name]:.0f}" for kind in KINDS))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

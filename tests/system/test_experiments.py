@@ -21,13 +21,19 @@ SHARED = {
     "reflow_mnist": "data/mnist",
     "restoration_mnist": "data/mnist",
     "cifar10_edm": "data/cifar10",
+    "transfer_dit_mnist": "data/mnist",
+    "transfer_unet_mnist": "data/mnist",
 }
 """Experiments that read images, and where the tests find them."""
 
 
+LONG = ("cifar10_edm", "digits_dynamics", "mnist_flow", "reflow_mnist", "weight_decay_rules")
+LONG += ("transfer_depth", "transfer_dit_mnist", "transfer_unet_mnist")
+
+
 def marks(path):
     """Long to compile, or another experiment's network with little changed."""
-    return [pytest.mark.slow] if path.stem in ("cifar10_edm", "digits_dynamics", "mnist_flow", "reflow_mnist") else []
+    return [pytest.mark.slow] if path.stem in LONG else []
 
 
 def toy(path, request):
