@@ -5,7 +5,7 @@ Run:      gendyn train consistency_digits --out runs/consistency
           gendyn train consistency_digits --teacher runs/digits --out runs/distilled     (distils a digits_edm run)
 Takes:    three minutes on two idle CPU cores.
 Expect:   docs/explanation/dynamics.md has the numbers, beside those of the diffusions (python -m
-          benchmarks.digits_dynamics --only consistency). DISTILLED
+          benchmarks.digits_dynamics --only consistency). Distillation: run at toy size only.
 Writes:   RUN/samples/*.png while training.
 """
 

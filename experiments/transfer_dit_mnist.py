@@ -4,8 +4,9 @@ Run:      gendyn transfer transfer_dit_mnist --data PATH/TO/mnist --over width=3
           gendyn transfer transfer_dit_mnist --data PATH/TO/mnist --over width=32,64,128,256 --repeats 3 --rule sp \
               --out transfer/transfer_dit_mnist_sp                                                     (the control)
           gendyn train transfer_dit_mnist --data PATH/TO/mnist --width 256 --from-transfer transfer/transfer_dit_mnist
-Takes:    not measured yet.
-Expect:   not measured yet.
+Takes:    half an hour of two CPU cores shared with other work for 96 runs of 200 steps.
+Expect:   the best learning rate shifts by +0.09 +- 0.06 octaves per doubling of the width under muP, width 256 is
+          trained best with that of width 32, and wider is better (docs/explanation/transfer.md, also the control).
 Writes:   transfer/transfer_dit_mnist: the table of all runs, also by noise level, the figure, the best learning rate.
 """
 

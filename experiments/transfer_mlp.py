@@ -1,11 +1,16 @@
 """Does one learning rate serve a perceptron of every width, if its parametrisation is muP?
 
-Run:      gendyn coordcheck transfer_mlp --over width=64,128,256,512 --learning-rate 0.01
+Run:      gendyn transfer transfer_mlp --over width=32,64,128,256,512 --base 64 --sweep learning_rate=2^-13..2^-4
+          (the control: the same with --rule sp; both: make experiment-transfer_mlp)
+          gendyn coordcheck transfer_mlp --over width=64,128,256,512 --learning-rate 0.01
           gendyn coordcheck transfer_mlp --over width=64,128,256,512 --learning-rate 0.01 --rule sp     (the control)
           gendyn train transfer_mlp --width 512 --out runs/transfer_mlp
-Takes:    90 s of one CPU core for each check.
-Expect:   slopes of all eleven activations within 0.05 of zero under muP (steepest -0.04 +- 0.12), and nine of them
-          beyond their limits under the standard parametrisation (steepest +2.26 +- 0.19, output +1.10 +- 0.13).
+Takes:    a quarter of an hour of two CPU cores shared with other work for each sweep of 300 runs, and 90 s of one
+          core for each check.
+Expect:   the best learning rate shifts by -0.04 +- 0.06 octaves per doubling of the width under muP, and by
+          -0.85 +- 0.10 under the standard parametrisation (docs/explanation/transfer.md). Of the check: slopes of all
+          eleven activations within 0.05 of zero under muP (steepest -0.04 +- 0.12), and nine of them beyond their
+          limits under the standard parametrisation (steepest +2.26 +- 0.19, output +1.10 +- 0.13).
 """
 
 from __future__ import annotations

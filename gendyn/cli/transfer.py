@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -13,6 +14,7 @@ import jax
 from etils import epath
 
 from gendyn.cli.common import experiment_command, progress
+from gendyn.data import Source
 from gendyn.files import read_json, write_json
 from gendyn.parametrization import grid, random_search, transfer
 from gendyn.tables import read_table, write_table
@@ -72,8 +74,12 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
     write_json(folder / "settings.json", settings)
     seeds = range(config.seed, config.seed + options.repeats)
 
+    @functools.cache
+    def opened(value: Any) -> Source:
+        return made[value].open_source()
+
     def data(seed: int, **size: Any) -> Iterable[Any]:
-        return run_batches(dataclasses.replace(made[size[along]], seed=seed))
+        return run_batches(dataclasses.replace(made[size[along]], seed=seed), opened(size[along]))
 
     try:
         with progress("transfer", len(values) * len(points) * len(seeds)) as report:
