@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,21 @@ def curves(found: Transfer, name: str) -> dict[str, Any]:
     return every
 
 
+def wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 130, break_long_words=False, break_on_hyphens=False)
+
+
 def section(sweep: Sweep, found: Transfer, summary: dict[str, Any]) -> list[str]:
     """A table of the sizes, the verdict, and the figure."""
     [name] = found.names
     config, seeds, rows = summary["config"], len(found.seeds), len(found.rows)
     lines = [f"## {sweep.title}", ""]
+    text = (
+        f"`{summary['command']}`: {rows} runs, {seeds} seeds, {config.get('steps', '?')} steps, batch "
+        f"{config.get('batch_size', '?')}. Tuned at {found.along} {found.base}: {name} {summary['winner'][name]:.4g}."
+    )
     lines += [
-        f"`{summary['command']}`: {rows} runs of {config.get('steps', '?')} steps, {seeds} seeds, batch "
-        f"{config.get('batch_size', '?')}. Tuned at {found.along} {found.base}: {name} {summary['winner'][name]:.4g}.",
+        *wrapped(text),
         "",
         f"| {found.along} | best {name} | its score | score of the tuned | regret | seeds differ by |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -114,16 +122,14 @@ def main(settings: Settings) -> None:
         figure = gd.plots.transfer(found.rows, along=found.along, value=name)
         gd.plots.save_figure(str(DOCS / "images" / f"{sweep.folder}.png"), figure)
     common.record("transfer", results, dataclasses.asdict(settings))
-    head = [
-        "# Transfer, measured",
-        "",
+    text = (
         f"Made by `{common.command()}` from the tables of the commands below; every number is in "
-        "`benchmarks/results/transfer.json`.",
-        "Scores are pooled over seeds by geometric means, and errors are standard errors over seeds. The best value",
-        "is the vertex of a parabola in the logarithms through the best of the grid and its neighbours; *edge* is",
-        "where there is none. Regret is what the tuned value costs. Every sweep that was made is here.",
-        "",
-    ]
+        "`benchmarks/results/transfer.json`. Scores are pooled over seeds by geometric means, and errors are standard "
+        "errors over seeds. The best value is the vertex of a parabola in the logarithms through the best of the grid "
+        "and its neighbours; *edge* is where there is none. Regret is what the tuned value costs. Every sweep that was "
+        "made is here."
+    )
+    head = ["# Transfer, measured", "", *wrapped(text), ""]
     PAGE.write_text("\n".join([*head, *lines]))
 
 
