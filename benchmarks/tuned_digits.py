@@ -1,7 +1,8 @@
 """What does tuning a plan buy on a trained network, held-out starts against the best of all untuned samplers and grids?
 
 Run:      python -m benchmarks.tuned_digits --run runs/digits
-Takes:    a quarter of an hour for four calls on two busy CPU cores; --nfe 4 5 6 8 10 for the rest.
+Takes:    three minutes of tuning for four calls and six for six, on two CPU cores shared with other work, and as much
+          again for the rivals; --nfe 8 10 --pairs 64 for the rest.
 Measures: as `tuned_mixture`, on a run of `gendyn train digits_edm`, conditional, without guidance. Every rival is
           measured on a few starts; the FINALISTS best by median and by root mean square are measured on all of them.
           DPM-Solver-v3 with the run's own statistics, where it has them, is a rival too.
@@ -130,7 +131,8 @@ def measure(settings: Settings, model: Any, statistics: Any) -> dict[str, Any]:
 
 def page(settings: Settings, results: dict[str, Any]) -> str:
     text = (
-        f"Made by `{command()}`; every number is in `benchmarks/results/tuned_digits.json`. The model is a run of "
+        "Made by `python -m benchmarks.tuned_digits`, with `--nfe` and `--pairs` as in the table; every number is in "
+        "`benchmarks/results/tuned_digits.json`, each with its command. The model is a run of "
         f"`gendyn train digits_edm`, class-conditional without guidance. Errors are root mean squares over the pixels "
         f"of one start, to the fine solution of {settings.teacher_calls} calls from that start to the plan's own end; "
         f"median, 0.9 quantile and root mean square are over {settings.starts} starts that no tuning has seen. "
