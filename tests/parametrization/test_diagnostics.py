@@ -50,6 +50,7 @@ def curvatures(rule, widths=(32, 128)):
     return np.polyfit(np.log2(widths), np.log2(found), 1)[0]
 
 
+@pytest.mark.slow
 def test_sharpness_does_not_depend_on_the_width_under_mup_and_grows_under_sp():
     """Slopes in log2(width); the readout is zero, so that at initialisation only its own curvature is there."""
     assert abs(curvatures("mup")) < 0.1

@@ -54,8 +54,7 @@ def alone(seed, width, **point):
     return {name: float(value) for name, value in trial.score(trial.network, params).items()}
 
 
-@pytest.mark.parametrize("together", [0, 1, 3])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("together", "devices"), [(0, 8), (1, 8), (3, 1)])
 def test_a_swept_run_is_the_run_alone(together, devices):
     """Also with more devices than divide the points, several programs, and steps that do not fill a chunk."""
     points = P.grid(learning_rate=[0.01, 0.02, 0.03], momentum=[0.5], warmup=[1, 20])
