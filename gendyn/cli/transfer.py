@@ -18,7 +18,7 @@ from gendyn.data import Source
 from gendyn.files import read_json, write_json
 from gendyn.parametrization import grid, random_search, transfer
 from gendyn.tables import read_table, write_table
-from gendyn.training import differences
+from gendyn.training import Experiment, differences
 from gendyn.training.runs import describe
 from gendyn.training.trials import fixed_score, run_batches, trial
 
@@ -57,6 +57,8 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
 
     along, values = sizes_of(options.over, config)
     points = points_of(options.sweep, options.search, config)
+    if "seed" in (along, *points[0]):
+        raise ValueError("seeds are runs of the same size and hyperparameters; their number is --repeats.")
     if along in points[0]:
         raise ValueError(f"{along} is a size and a hyperparameter at once; leave it out of --over or of --sweep.")
     if options.repeats < 1:
@@ -64,6 +66,7 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
     base = min(values) if options.base is None else next((v for v in values if v == options.base), None)
     if base is None:
         raise ValueError(f"the base is one of the sizes; got --base {options.base:g} and {along} {values}.")
+    check_batches(config, points)
     made = {value: replaced(config, **{along: value}, **points[0]).experiment() for value in values}
     folder = epath.Path(options.out or f"transfer/{name}")
     shared = {k: v for k, v in describe(config)["config"].items() if k not in (along, "seed", *points[0])}
@@ -139,6 +142,22 @@ def points_of(text: str, search: int, config: Any) -> list[dict[str, Any]]:
     if search < 1:
         raise ValueError(f"--search is a number of points; got {search}.")
     return random_search(search, config.seed, **{name: ends(name, listed) for name, listed in assigned.items()})
+
+
+def check_batches(config: Any, points: list[dict[str, Any]]) -> None:
+    """Refuse hyperparameters that change the batches, which all runs of a size and seed share."""
+    for name in points[0]:
+        ends_of = {points[i][name] for i in (0, -1)}
+        data = {_data_of(replaced(config, **{name: value}).experiment()) for value in ends_of}
+        if len(data) > 1:
+            raise ValueError(f"{name} changes the batches of a run; vary it with --over {name}=... instead of --sweep.")
+
+
+def _data_of(experiment: Experiment) -> tuple[Any, ...]:
+    """What decides the batches of a run, but for its seed."""
+    source = experiment.source
+    parts = (source.func, source.args, tuple(source.keywords.items())) if isinstance(source, functools.partial) else ()
+    return experiment.batch_size, experiment.steps, *map(repr, parts)
 
 
 def assignment(text: str, option: str, config: Any) -> tuple[str, str]:

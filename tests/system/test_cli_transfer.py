@@ -117,6 +117,11 @@ def test_refusals_are_one_sentence(gendyn, tmp_path):
         (("transfer_mlp", "--sweep", "learning_rate=2^-4..2^-6"), "0 < LOW < HIGH"),
         (("transfer_mlp", "--sweep", "lr=1"), "--sweep takes NAME=VALUES"),
         (("transfer_mlp", "--sweep", "width=8,16"), "at once"),
+        (
+            ("transfer_mlp", "--sweep", "batch_size=8,16"),
+            "batch_size changes the batches of a run; vary it with --over",
+        ),
+        (("transfer_mlp", "--sweep", "seed=0,1"), "their number is --repeats"),
         (("transfer_mlp", "--repeats", "0"), "--repeats must be at least 1"),
         (("transfer_mlp", "--rule", "mu"), "unknown rule 'mu'"),
         (("transfer_mlp", "--base", "48"), "the base is one of the sizes"),
