@@ -3,6 +3,7 @@
 Run:      gendyn transfer transfer_depth --over depth=2,4,8,16,32 --base 2
           gendyn transfer transfer_depth --over depth=2,4,8,16,32 --base 2 --depth-rule depth_mup --out transfer/mup
           gendyn transfer transfer_depth --over depth=2,4,8,16,32 --base 2 --depth-rule none --out transfer/none
+          gendyn train transfer_depth --from-transfer transfer/transfer_depth
 Takes:    ten minutes of two CPU cores shared with other work for 240 runs of 300 steps.
 Expect:   the best learning rate shifts by -0.02 +- 0.01 octaves per doubling of the depth under CompleteP
           (docs/explanation/transfer.md, also the control).

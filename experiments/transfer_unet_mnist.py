@@ -3,6 +3,7 @@
 Run:      gendyn transfer transfer_unet_mnist --data PATH/TO/mnist --over width=8,16,32 --repeats 3
           gendyn transfer transfer_unet_mnist --data PATH/TO/mnist --over width=8,16,32 --repeats 3 --rule sp \
               --out transfer/transfer_unet_mnist_sp                                                    (the control)
+          gendyn train transfer_unet_mnist --data PATH/TO/mnist --from-transfer transfer/transfer_unet_mnist
 Takes:    a day on CPU cores for eight times the width; run at toy size only.
 Expect:   not measured yet.
 Writes:   transfer/transfer_unet_mnist: the table of all runs, also by noise level, the figure, the best learning rate.

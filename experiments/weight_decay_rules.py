@@ -5,6 +5,7 @@ Run:      gendyn transfer weight_decay_rules --over width=64,128,256,512 --sweep
               --out transfer/decay_naive
           gendyn transfer weight_decay_rules --over width=64,128,256,512 --sweep weight_decay=2^-6..2^4 --decay robust \
               --out transfer/decay_robust
+          gendyn train weight_decay_rules --from-transfer transfer/weight_decay_rules
 Takes:    not measured yet.
 Expect:   not measured yet.
 Writes:   transfer/weight_decay_rules: the table of all runs, the figure, and the best weight decay.

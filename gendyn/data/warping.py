@@ -49,7 +49,7 @@ def warp(
         ValueError: data that are not pictures of at least 2 x 2 pixels.
 
     >>> one_to_the_right = jnp.array([[[1.0, 0, -1], [0, 1, 0], [0, 0, 1]]])
-    >>> warp(jnp.arange(4.0).reshape(1, 2, 2, 1), one_to_the_right).round(5).ravel().tolist()
+    >>> (warp(jnp.arange(4.0).reshape(1, 2, 2, 1), one_to_the_right).round(5) + 0.0).ravel().tolist()
     [1.0, 0.0, 3.0, 2.0]
     """
     if data.ndim != 4 or min(data.shape[1:3]) < 2:
