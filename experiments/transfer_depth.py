@@ -6,7 +6,7 @@ Run:      gendyn transfer transfer_depth --over depth=2,4,8,16,32 --base 2
           gendyn train transfer_depth --from-transfer transfer/transfer_depth
 Takes:    ten minutes of two CPU cores shared with other work for 240 runs of 300 steps.
 Expect:   the best learning rate shifts by -0.02 +- 0.01 octaves per doubling of the depth under CompleteP
-          (docs/explanation/transfer.md, also the control).
+          and by -0.12 +- 0.04 without a rule (docs/explanation/transfer.md).
 Writes:   transfer/transfer_depth: the table of all runs, the figure, and the best learning rate.
 """
 
