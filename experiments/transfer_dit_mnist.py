@@ -7,7 +7,8 @@ Run:      gendyn transfer transfer_dit_mnist --data PATH/TO/mnist --over width=3
 Takes:    half an hour of two CPU cores shared with other work for 96 runs of 200 steps.
 Expect:   the best learning rate shifts by +0.09 +- 0.06 octaves per doubling of the width under muP, width 256 is
           trained best with that of width 32, and wider is better. Under the standard parametrisation it shifts by
-          -0.85 +- 0.04, and width 256 pays 364 % for the rate of width 32 (docs/explanation/transfer.md).
+          -0.85 +- 0.04, and width 256 pays 364 % for the rate of width 32 (docs/explanation/transfer.md). Width 32 is
+          narrower than a patch, which has 49 pixels: hence its loss.
 Writes:   transfer/transfer_dit_mnist: the table of all runs, also by noise level, the figure, the best learning rate.
 """
 
