@@ -5,9 +5,10 @@ Run:      gendyn train consistency_digits --out runs/consistency
           gendyn train consistency_digits --teacher runs/digits --out runs/distilled     (distils a digits_edm run)
 Takes:    three minutes on two idle CPU cores; distillation five.
 Expect:   docs/explanation/dynamics.md has the numbers, beside those of the diffusions (python -m
-          benchmarks.digits_dynamics --only consistency). Distillation of the digits_edm run, 360 samples of sampling seed 0 (gendyn evaluate
-          runs/distilled --nfe 1): agreement with the class 1.000 with one call and 0.997 with two, Frechet distance 1.67
-          and 1.73 times the floor, median nearest-training distance 1.19 and 1.18 times the test split's.
+          benchmarks.digits_dynamics --only consistency). Distillation of the digits_edm run, 360 samples of sampling
+          seed 0 (gendyn evaluate runs/distilled --nfe 1): agreement with the class 1.000 with one call and 0.997 with
+          two, Frechet distance 1.67 and 1.73 times the floor, median nearest-training distance 1.19 and 1.18 times the
+          test split's.
 Writes:   RUN/samples/*.png while training.
 """
 
