@@ -17,6 +17,7 @@ from gendyn.cli.common import experiment_command, progress
 from gendyn.data import Source
 from gendyn.files import read_json, write_json
 from gendyn.parametrization import grid, random_search, transfer
+from gendyn.parametrization.points import check_positive
 from gendyn.tables import read_table, write_table
 from gendyn.training import Experiment, differences
 from gendyn.training.runs import describe
@@ -66,6 +67,7 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
     base = min(values) if options.base is None else next((v for v in values if v == options.base), None)
     if base is None:
         raise ValueError(f"the base is one of the sizes; got --base {options.base:g} and {along} {values}.")
+    check_positive(points)
     check_batches(config, points)
     made = {value: replaced(config, **{along: value}, **points[0]).experiment() for value in values}
     folder = epath.Path(options.out or f"transfer/{name}")

@@ -36,6 +36,21 @@ def random_search(num: int, seed: int = 0, **ranges: tuple[float, float]) -> lis
     ]
 
 
+def check_positive(points: Sequence[Point]) -> None:
+    """Refuse what has no logarithm: the best values of two sizes are compared by their ratio.
+
+    Raises:
+        ValueError: a hyperparameter that is a word, zero or negative.
+    """
+    for point in points:
+        for name, value in point.items():
+            if isinstance(value, bool | str) or not value > 0:
+                raise ValueError(
+                    f"a swept hyperparameter is a positive number; got {name} = {value!r}. Begin at a small number "
+                    "instead of zero, and sweep once for each word."
+                )
+
+
 def is_grid(points: Sequence[Point]) -> bool:
     """Whether every combination of the values that occur is there."""
     each = {name: {point[name] for point in points} for name in points[0]}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gendyn.parametrization.points import Point, is_grid
+from gendyn.parametrization.points import Point, check_positive, is_grid
 from gendyn.parametrization.sweeps import sweep
 from gendyn.parametrization.trial import Trial
 from gendyn.parametrization.widths import one_name
@@ -259,7 +259,7 @@ def transfer(
         The scores, with optima, shift, regret and winner (`Transfer`).
 
     Raises:
-        ValueError: sizes that do not differ in one name, or trials without a score.
+        ValueError: sizes that do not differ in one name, points that are not positive numbers, trials without a score.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, gendyn as gd
@@ -279,6 +279,7 @@ def transfer(
     along = one_name(sizes)
     if not points or not points[0] or not seeds:
         raise ValueError("a transfer sweep takes one point or more, with one hyperparameter or more, and one seed.")
+    check_positive(points)
     names = tuple(points[0])
     base = min(size[along] for size in sizes) if base is None else base
     if base not in [size[along] for size in sizes]:

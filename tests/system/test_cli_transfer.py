@@ -121,6 +121,8 @@ def test_refusals_are_one_sentence(gendyn, tmp_path):
             ("transfer_mlp", "--sweep", "batch_size=8,16"),
             "batch_size changes the batches of a run; vary it with --over",
         ),
+        (("transfer_mlp", "--sweep", "weight_decay=0,0.1"), "a swept hyperparameter is a positive number"),
+        (("transfer_mlp", "--sweep", "depth_rule=none,completep"), "sweep once for each word"),
         (("transfer_mlp", "--sweep", "seed=0,1"), "their number is --repeats"),
         (("transfer_mlp", "--repeats", "0"), "--repeats must be at least 1"),
         (("transfer_mlp", "--rule", "mu"), "unknown rule 'mu'"),
