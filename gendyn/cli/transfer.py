@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
         raise ValueError(f"the base is one of the sizes; got --base {options.base:g} and {along} {values}.")
     check_positive(points)
     check_batches(config, points)
-    made = {value: replaced(config, **{along: value}, **points[0]).experiment() for value in values}
+    made = {value: replace(config, **{along: value}, **points[0]).experiment() for value in values}
     folder = epath.Path(options.out or f"transfer/{name}")
     shared = {k: v for k, v in describe(config)["config"].items() if k not in (along, "seed", *points[0])}
     settings = {"experiment": name, "config": shared}
@@ -84,12 +85,12 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
         return made[value].open_source()
 
     def data(seed: int, **size: Any) -> Iterable[Any]:
-        return run_batches(dataclasses.replace(made[size[along]], seed=seed), opened(size[along]))
+        return run_batches(replace(made[size[along]], seed=seed), opened(size[along]))
 
     try:
         with progress("transfer", len(values) * len(points) * len(seeds)) as report:
             found = transfer(
-                lambda **fields: trial(replaced(config, **fields).experiment(), score),
+                lambda **fields: trial(replace(config, **fields).experiment(), score),
                 [{along: value} for value in values],
                 points,
                 batches=data,
@@ -150,7 +151,7 @@ def check_batches(config: Any, points: list[dict[str, Any]]) -> None:
     """Refuse hyperparameters that change the batches, which all runs of a size and seed share."""
     for name in points[0]:
         ends_of = {points[i][name] for i in (0, -1)}
-        data = {_data_of(replaced(config, **{name: value}).experiment()) for value in ends_of}
+        data = {_data_of(replace(config, **{name: value}).experiment()) for value in ends_of}
         if len(data) > 1:
             raise ValueError(f"{name} changes the batches of a run; vary it with --over {name}=... instead of --sweep.")
 
@@ -217,10 +218,6 @@ def fields(config: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(config)]
 
 
-def replaced(config: Any, **changes: Any) -> Any:
-    return dataclasses.replace(config, **changes)
-
-
 def resumed(folder: epath.Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of an earlier sweep with the same settings; another one's are refused rather than overwritten."""
     rows = read_table(folder / "transfer")
@@ -251,4 +248,4 @@ def with_winner(config: Any, folder: str, given: list[str]) -> Any:
     if other:
         warnings.warn(f"{folder} was tuned with other settings: {'; '.join(other)}", stacklevel=2)
     print(f"from {folder}: {', '.join(f'{name} {value:g}' for name, value in winner.items())}", file=sys.stderr)
-    return replaced(config, **winner)
+    return replace(config, **winner)

@@ -28,10 +28,10 @@ def rate_for_batch(
     """
     if min(batch, new_batch) <= 0 or critical < 0:
         raise ValueError(f"batches are positive, a critical batch is not negative; got {batch, new_batch, critical}.")
-    return round_trip(learning_rate * ((1 + critical / batch) / (1 + critical / new_batch)) ** POWERS[optimizer])
+    return _rounded(learning_rate * ((1 + critical / batch) / (1 + critical / new_batch)) ** POWERS[optimizer])
 
 
-def round_trip(value: float) -> float:
+def _rounded(value: float) -> float:
     """Without the last digits that arithmetic leaves behind."""
     return float(f"{value:.9g}")
 
@@ -44,7 +44,7 @@ def timescale(learning_rate: float, weight_decay: float) -> float:
     >>> timescale(1e-3, 0.1)
     10000.0
     """
-    return round_trip(1 / (learning_rate * weight_decay))
+    return _rounded(1 / (learning_rate * weight_decay))
 
 
 def decay_for_horizon(weight_decay: float, steps: int, new_steps: int) -> float:
@@ -55,7 +55,7 @@ def decay_for_horizon(weight_decay: float, steps: int, new_steps: int) -> float:
     """
     if min(steps, new_steps) < 1:
         raise ValueError(f"a run has one step or more; got {steps} and {new_steps}.")
-    return round_trip(weight_decay * steps / new_steps)
+    return _rounded(weight_decay * steps / new_steps)
 
 
 def decay_for_rate(weight_decay: float, learning_rate: float, new_learning_rate: float) -> float:
@@ -66,4 +66,4 @@ def decay_for_rate(weight_decay: float, learning_rate: float, new_learning_rate:
     """
     if min(learning_rate, new_learning_rate) <= 0:
         raise ValueError(f"learning rates are positive; got {learning_rate} and {new_learning_rate}.")
-    return round_trip(weight_decay * learning_rate / new_learning_rate)
+    return _rounded(weight_decay * learning_rate / new_learning_rate)

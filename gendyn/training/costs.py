@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from gendyn.training.experiment import Experiment
 from gendyn.training.step import abstract_state, needs, train_step
+from gendyn.training.trials import network_inputs
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -61,25 +63,8 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
 
 def call_flops(experiment: Experiment) -> int:
     """Of one network call for one example, in evaluation mode."""
-    params = jax.eval_shape(experiment.network.init, jax.random.key(0))
-    one = abstract_batch(experiment, 1)
-
-    def loss(params: Any, batch: dict[str, Any]) -> Any:
-        calls: list[int] = []
-
-        def counted(params: Any, *inputs: Any) -> Any:
-            calls.append(flops(experiment.network.apply, params, *inputs))
-            return experiment.network.apply(params, *inputs)
-
-        more = {name: 0 if name == "step" else batch[name] for name in needs(experiment)}
-        cond = batch.get("label")
-        experiment.objective(counted, params, jax.random.key(0), batch["data"], cond, **more)
-        found.extend(calls)
-        return 0.0
-
-    found: list[int] = []
-    jax.eval_shape(loss, params, one)
-    return found[0]
+    inputs = jax.eval_shape(partial(network_inputs, experiment), abstract_batch(experiment, 1))
+    return flops(experiment.network.apply, abstract_state(experiment).params, *inputs)
 
 
 def step_flops(experiment: Experiment) -> int:
