@@ -8,6 +8,7 @@ import keyword
 import logging
 import os
 import sys
+import time
 import warnings
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "coordcheck": "check that an experiment's features move alike at every width",
     "transfer": "find hyperparameters at one size, and see whether they serve the others",
     "info": "what a run is made of",
+    "checkpoint": "list, verify, prune and convert the checkpoints of a run",
     "import": "make a run of a public checkpoint, without executing it",
     "export": "write a run's network under its published names",
 }
@@ -64,9 +66,19 @@ def run(name: str, rest: list[str]) -> int:
     except (*EXPECTED, Diverged) as error:
         if os.environ.get("GENDYN_TRACEBACK"):
             raise
-        return fail(sentence(error))
+        return _leave(fail(sentence(error)))
     except KeyboardInterrupt:
         return fail("interrupted.", status=130)
+
+
+def _leave(status: int) -> int:
+    """End at once where other processes wait in a collective: jax would first wait for them at its own exit."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return status
+    sys.stdout.flush()
+    time.sleep(1.0 + (jax.process_index() == 0))  # if all end, the coordinator last: its end is noisy for the others
+    os._exit(status)
 
 
 def sentence(error: Exception) -> str:

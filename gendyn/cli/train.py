@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from gendyn import distributed
 from gendyn.cli.common import experiment_command
 from gendyn.cli.transfer import with_winner
+from gendyn.data import Source
 from gendyn.training import (
     Experiment,
     Sampling,
@@ -32,7 +33,7 @@ MIB = 1024**2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(distributed.Cluster):
     """Options of the command; the rest are the experiment's own."""
 
     out: str | None = None
@@ -47,6 +48,8 @@ class Options:
     """How parameters and batch are cut over the devices, for example fsdp=4,tensor=2; the rest holds copies."""
     from_transfer: str | None = None
     """Take the hyperparameters that this `gendyn transfer` directory found best."""
+    profile: str | None = None
+    """Trace these steps of this call with jax's profiler into RUN/profile, for example 10:15."""
     wandb: str | None = None
     """Log to this Weights & Biases project too (needs the wandb extra)."""
 
@@ -56,6 +59,7 @@ def run(argv: list[str]) -> int:
     found = experiment_command(argv, "train", Options, "Train an experiment; the same command again resumes.")
     if found is None:
         return 0
+    found.options.start()
     config = found.config
     if found.options.from_transfer is not None:
         config = with_winner(config, found.options.from_transfer, given=argv)
@@ -68,12 +72,12 @@ def train(config: Any, options: Options, path: Any) -> int:
     mesh = chosen_mesh(options)
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     plan_for(experiment.process, experiment.sampling)
+    profile = profiled(options.profile)
     if options.dry_run:
         print(dry_run(config, experiment, mesh))
         return 0
     out = options.out or f"runs/{path.stem}"
-    source = experiment.open_source()  # opened before the directory is made: bad data leaves nothing behind
-    check_source(experiment, source)
+    source = distributed.together("open the data", lambda: opened(experiment))  # bad data leaves no directory behind
     described = open_run(out, config, path, mesh, override=options.override)
     outcome = fit(
         experiment,
@@ -83,12 +87,32 @@ def train(config: Any, options: Options, path: Any) -> int:
         callbacks=[Pictures(experiment, out, mesh)],
         meta={"config": described["config"]},
         wandb=options.wandb,
+        profile=profile,
     )
+    if jax.process_index() > 0:
+        return 0
     if not outcome.finished:
         print(f"{outcome.stopped_by}: checkpoint written at step {outcome.step} in {out}; the same command continues.")
     else:
         print(f"{out}: trained {outcome.step} steps. Next: gendyn sample {out}")
     return 0
+
+
+def profiled(text: str | None) -> tuple[int, int] | None:
+    """First and last step to trace."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"--profile is the first and the last step to trace, for example 10:15; got {text!r}.")
+    return int(first), int(last)
+
+
+def opened(experiment: Experiment) -> Source:
+    """The training data, checked."""
+    source = experiment.open_source()
+    check_source(experiment, source)
+    return source
 
 
 def chosen_mesh(options: Options) -> Mesh:
@@ -100,6 +124,8 @@ def chosen_mesh(options: Options) -> Mesh:
 def devices(count: int | None) -> list[jax.Device] | None:
     if count is None:
         return None
+    if jax.process_count() > 1:
+        raise ValueError("--devices chooses among the devices of one process; leave it out, or start fewer processes.")
     if not 1 <= count <= jax.device_count():
         raise ValueError(f"--devices must lie in 1..{jax.device_count()}; got {count}.")
     return jax.devices()[:count]
@@ -114,8 +140,6 @@ class Pictures:
     mesh: Mesh
 
     def __call__(self, step: int, state: TrainState, denoiser: Any) -> None:
-        if jax.process_index() != 0:
-            return
         sampling: Sampling = self.experiment.sampling
         num = PICTURES if len(self.experiment.shape) > 1 else 2000
         plan = plan_for(self.experiment.process, sampling)
@@ -128,7 +152,8 @@ class Pictures:
             starts=starts(self.experiment, num, sampling.direction),
             mesh=self.mesh,
         )
-        save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))
+        if jax.process_index() == 0:
+            save_picture(f"{self.out}/samples/step_{step:07d}.png", self.experiment.decode(images))
 
 
 def save_picture(path: str, decoded: np.ndarray) -> None:

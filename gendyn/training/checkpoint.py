@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from gendyn import distributed
 from gendyn.parametrization import ParamTable
 from gendyn.training.step import TrainState
 from gendyn.tree import paths
@@ -74,12 +76,16 @@ class Checkpoints:
             ValueError: the checkpoints are of another model (see `check`); they stay where they are.
         """
         self.check(abstract, stds)
-        steps = self.steps()
+        steps = distributed.first("list the checkpoints", self.steps)
         for step in reversed(steps):
             try:
-                return self._state(step, abstract, stds, sharding)
+                read = partial(self._state, step, abstract, stds, sharding)
+                return distributed.together(f"read checkpoint {step}", read)
+            except TimeoutError:
+                raise
             except Exception as error:  # orbax raises many kinds for files cut short
-                where = self._set_aside(step)
+                where = distributed.first(f"set checkpoint {step} aside", partial(self._set_aside, step))
+                self.manager.reload()
                 then = "trying the one before" if step != steps[0] else "none is left, starting from step 0"
                 report(f"checkpoint {step} cannot be read ({first_line(error)}); moved to {where}, {then}.")
         return None
@@ -127,6 +133,38 @@ class Checkpoints:
                 f"{where} was trained under another table, {found} here; undo the change, or train elsewhere."
             )
 
+    def size(self, step: int) -> int:
+        """Bytes on disk."""
+        return _size(self.folder / str(step))
+
+    def problems(self, step: int) -> list[str]:
+        """What is wrong with a checkpoint, in words: every array of it is read, one item at a time, on one device."""
+        found = self._stored_shapes(step)
+        absent = [name for name in ("params", "rest") if name not in found]
+        wrong = [f"{name} is missing or cannot be read" for name in absent if not set(found) <= {"ema"} or not found]
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        for name, tree in found.items():
+            abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), tree)
+            try:
+                read = self.item(step, name, abstract, device)
+            except Exception as error:  # orbax raises many kinds for files cut short
+                wrong.append(f"{name} cannot be read ({first_line(error)})")
+                continue
+            wrong += [
+                f"{name}/{path} is not finite"
+                for path, leaf in paths(read)
+                if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating) and not bool(jax.numpy.isfinite(leaf).all())
+            ]
+        try:
+            self.meta(step)
+        except Exception as error:
+            wrong.append(f"meta cannot be read ({first_line(error)})")
+        return wrong
+
+    def delete(self, step: int) -> None:
+        """Remove a checkpoint for good."""
+        self.manager.delete(step)
+
     def forget(self, after: int) -> None:
         """Delete what lies beyond step `after`: left by a run that was interrupted and is about to redo it."""
         for step in self.steps():
@@ -166,14 +204,13 @@ class Checkpoints:
         except Exception:  # orbax raises many kinds for files cut short
             return {}
 
-    def _set_aside(self, step: int) -> epath.Path:
+    def _set_aside(self, step: int) -> str:
         source, target = self.folder / str(step), self.folder / "unreadable" / str(step)
         target.parent.mkdir(exist_ok=True)
         if target.exists():
             target.rmtree()
         source.rename(target)
-        self.manager.reload()
-        return target
+        return str(target)
 
 
 def _items(state: TrainState, stds: Sequence[float]) -> dict[str, Any]:
@@ -192,6 +229,10 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 def _shapes(items: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Leaf name -> shape; but for the key, whose stored form is its words."""
     return {name: tuple(leaf.shape) for name, leaf in paths(items) if name != "rest/key"}
+
+
+def _size(path: epath.Path) -> int:
+    return sum(map(_size, path.iterdir())) if path.is_dir() else path.stat().length
 
 
 def _name(std: float) -> str:

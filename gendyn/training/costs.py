@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -81,6 +81,39 @@ def step_memory(experiment: Experiment) -> int:
     if memory is None:
         raise ValueError("this backend does not say how much memory a program needs.")
     return int(memory.temp_size_in_bytes)
+
+
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""Start of a device's kind, as jax calls it -> FLOPs per second of its bfloat16 products without sparsity, from the
+makers' data sheets."""
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Of one device, per second; None where it is not known, as on a CPU."""
+    known = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
+    return PEAKS[max(known, key=len)] if known else None
+
+
+def utilisation(experiment: Experiment, devices: Sequence[jax.Device]) -> float | None:
+    """MFU per example and second: model FLOPs of a step for one example, over the devices' peak; None without peaks.
+
+    Times the examples per second it is the share of the peak that the model's own products use (Chowdhery et al. 2022,
+    arXiv:2204.02311): recomputation does not count. Tracing a step costs a second or so, so that it is done only where
+    a peak is known.
+    """
+    peaks = [peak_flops(device) for device in devices]
+    if None in peaks:
+        return None
+    return step_flops(experiment) / experiment.batch_size / sum(peak for peak in peaks if peak)
 
 
 def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -80,6 +80,40 @@ def _wandb(project: str, folder: epath.PathLike) -> Any:
     return wandb.init(project=project, dir=str(folder), name=epath.Path(folder).name, resume="allow")
 
 
+class Profile:
+    """A trace of the steps `first` to `last` of this call, by jax's profiler, in RUN/profile; none unless asked for.
+
+    The first steps compile, so that a trace should not begin with them.
+    """
+
+    def __init__(self, folder: epath.PathLike, span: tuple[int, int] | None, start: int):
+        self.folder = str(epath.Path(folder) / "profile")
+        self.span = span and (start + span[0], start + span[1])
+        self.running = False
+
+    def before(self, step: int) -> None:
+        """Called before the step after `step` steps."""
+        if self.span and step + 1 == self.span[0]:
+            jax.profiler.start_trace(self.folder)
+            self.running = True
+
+    def after(self, step: int, metrics: Any) -> None:
+        if self.span and self.running and step == self.span[1]:
+            jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+            self.running = False
+
+
+def memory_gib() -> dict[str, float]:
+    """The most that the first device has held, where the platform says so."""
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {} if peak is None else {"memory_gib": peak / 2**30}
+
+
 class ProgressLine:
     """One bar with loss, images/s and the time left; plain lines every ten seconds where there is no terminal."""
 

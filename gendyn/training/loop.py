@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from gendyn import distributed
 from gendyn.data import Source
+from gendyn.training import costs
 from gendyn.training.checkpoint import Checkpoints, table_meta
 from gendyn.training.experiment import Experiment
-from gendyn.training.logs import MetricsLog, ProgressLine
+from gendyn.training.logs import MetricsLog, Profile, ProgressLine, memory_gib
 from gendyn.training.step import TrainState, abstract_state, build, state_shardings
 
 Callback: TypeAlias = Callable[[int, TrainState, Any], None]
@@ -44,18 +48,40 @@ class _Stop:
 
     name: str | None = None
     previous: dict[int, Any] = field(default_factory=dict)
+    signals: ClassVar[tuple[int, ...]] = (signal.SIGINT, signal.SIGTERM)
 
     def __call__(self, number: int, frame: Any) -> None:
         self.name = signal.Signals(number).name
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
+    def reached(self, step: int) -> bool:
+        """Whether to stop after `step`; asked in every process at every step."""
+        return self.name is not None
+
+
+@dataclass
+class _AgreedStop(_Stop):
+    """Of several processes: jax spreads a SIGTERM that reached any of them and names one common step to all."""
+
+    signals: ClassVar[tuple[int, ...]] = (signal.SIGINT,)  # SIGTERM is jax's own
+
+    def __call__(self, number: int, frame: Any) -> None:
+        super().__call__(number, frame)
+        self.name = None  # only the common step counts
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def reached(self, step: int) -> bool:
+        if self.name is None and multihost_utils.reached_preemption_sync_point(step):
+            self.name = "SIGTERM"
+        return self.name is not None
+
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
-    stop = _Stop()
+    stop = _Stop() if jax.process_count() == 1 else _AgreedStop()
     try:
-        stop.previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        stop.previous = {s: signal.signal(s, stop) for s in stop.signals}
     except ValueError:  # not the main thread (a notebook server): interrupts stay with their owner
         stop.previous = {}
     try:
@@ -76,6 +102,7 @@ def fit(
     meta: dict[str, Any] | None = None,
     stop_at: int | None = None,
     wandb: str | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> Outcome:
     """Train, or go on training, in a run directory.
 
@@ -92,6 +119,7 @@ def fit(
         meta: JSON values stored in every checkpoint (the resolved config), beside the network's table if it has one.
         stop_at: end early at this step (the run stays resumable).
         wandb: project name, to log there too.
+        profile: first and last step, counted from 1 in this call, of a profiler trace in RUN/profile.
 
     Raises:
         Diverged: when the loss, the gradient or the parameters stop being finite.
@@ -121,6 +149,8 @@ def fit(
         log,
         tuple(callbacks),
         {**(meta or {}), **table_meta(experiment.network.table)},
+        costs.utilisation(experiment, list(mesh.devices.flat)),
+        Profile(folder, profile, start),
     )
     try:
         with _stopping() as stop, ProgressLine(experiment.steps, start, experiment.batch_size) as progress:
@@ -130,6 +160,7 @@ def fit(
                 progress.say(f"continuing from step {start}")
             state, step = run.steps(state, step_fn, batches, start, end, stop, progress)
     finally:
+        run.profile.close()
         log.close()
         for store in filter(None, (checkpoints, snapshots)):
             store.close()
@@ -146,7 +177,11 @@ class _Run:
     log: MetricsLog
     callbacks: tuple[Callback, ...]
     meta: dict[str, Any]
+    utilisation: float | None
+    profile: Profile
     pending: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    waited: float = 0.0
+    since: float = field(default_factory=time.monotonic)
 
     def steps(
         self,
@@ -159,9 +194,14 @@ class _Run:
         progress: ProgressLine,
     ) -> tuple[TrainState, int]:
         step = start
-        while step < end and stop.name is None:
-            state, metrics = step_fn(state, next(batches))
+        while step < end and not stop.reached(step):
+            self.profile.before(step)
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
+            state, metrics = step_fn(state, batch)
             step += 1
+            self.profile.after(step, metrics)
             self.pending.append((step, metrics))
             progress.advance(step)
             self._after(step, state, progress)
@@ -197,8 +237,16 @@ class _Run:
             if bad := [name for name, value in row.items() if not math.isfinite(value)]:
                 raise Diverged(self._diverged(s, bad))
         mean = {k: sum(row[k] for _, row in rows) / len(rows) for k in rows[0][1]}
-        self.log.write(step, mean | {"images_per_second": progress.rate(step)})
+        self.log.write(step, mean | self._speed(progress.rate(step)))
         progress.note(step, mean)
+
+    def _speed(self, rate: float) -> dict[str, float]:
+        """Images per second, the share of the time since the last row that was spent waiting for data, and, where they
+        are known, the model's FLOPs as a share of the devices' peak and the most memory held."""
+        now = time.monotonic()
+        waiting, self.waited, self.since = self.waited / max(now - self.since, 1e-9), 0.0, now
+        mfu = {} if self.utilisation is None else {"mfu": rate * self.utilisation}
+        return {"images_per_second": rate, "data_wait": waiting, **mfu, **memory_gib()}
 
     def _save(self, state: TrainState, step: int) -> None:
         position = step * self.experiment.batch_size

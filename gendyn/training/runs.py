@@ -17,12 +17,14 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from gendyn import distributed
 from gendyn.files import read_json, write_atomic, write_json
 from gendyn.training import ema as averages
 from gendyn.training.checkpoint import Checkpoints, first_line
@@ -110,11 +112,19 @@ def open_run(
             or it holds files that are not a run.
     """
     folder = epath.Path(folder)
+    described = describe(config, mesh, round)
+    check = partial(_check_folder, folder, described, override)
+    if distributed.first("open the run directory", check):
+        _check_continues(folder, config.experiment())  # in every process, and before anything is overwritten
+    distributed.first("write the run directory", partial(_write_run, folder, described, source_file))
+    return described
+
+
+def _check_folder(folder: epath.Path, described: dict[str, Any], override: bool) -> bool:
+    """Whether there is a run to continue; refuse a folder of something else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; name a directory.")
-    described = describe(config, mesh, round)
-    stored = folder / "config.json"
-    if stored.exists():
+    if (folder / "config.json").exists():
         changed = differences(_asked(stored_config(folder)), _asked(described))
         if changed and not override:
             listing = "\n".join(changed)
@@ -122,16 +132,18 @@ def open_run(
                 f"{folder} holds a run of another config:\n{listing}\n"
                 "Pass --override to continue it with the new values, or choose another --out."
             )
-        _check_continues(folder, config.experiment())  # before anything is overwritten
-    elif folder.exists() and any(folder.iterdir()):
+        return True
+    if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another --out.")
+    return False
+
+
+def _write_run(folder: epath.Path, described: dict[str, Any], source_file: epath.PathLike) -> None:
     copy, source = folder / "experiment.py", epath.Path(source_file).read_text()
     if copy.exists() and copy.read_text() != source:
         warnings.warn(f"the experiment file has changed since {folder} began; its copy there is replaced", stacklevel=2)
-    if jax.process_index() == 0:
-        write_json(stored, described)
-        write_atomic(copy, source)
-    return described
+    write_json(folder / "config.json", described)
+    write_atomic(copy, source)
 
 
 def _check_continues(folder: epath.Path, experiment: Experiment) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from gendyn import distributed
 from gendyn.data import Source, batches
+from gendyn.data.sources import Batch
 from gendyn.distributed import ShardingTable
 from gendyn.networks import initialise
 from gendyn.training import ema
@@ -79,16 +80,26 @@ def build(
     distributed.check_divisible(experiment.batch_size, mesh, experiment.accumulate)
     source = experiment.open_source() if source is None else source
     check_source(experiment, source)
-    loader = batches(
-        source,
-        batch_size=experiment.batch_size,
-        seed=experiment.seed,
-        start=start,
-        transforms=experiment.transforms,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    loaders = [
+        batches(
+            source,
+            batch_size=experiment.batch_size,
+            seed=experiment.seed,
+            start=start,
+            transforms=experiment.transforms,
+            process_index=block,
+            process_count=blocks,
+        )
+        for block, blocks in distributed.own_blocks(mesh)
+    ]
+    loader = loaders[0] if len(loaders) == 1 else _end_to_end(loaders)
     return init_state(experiment, mesh, init), compiled_step(experiment, mesh), distributed.place(loader, mesh)
+
+
+def _end_to_end(loaders: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+    """One loader of several blocks of rows."""
+    for parts in zip(*loaders):
+        yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def check_source(experiment: Experiment, source: Source) -> None:
@@ -129,7 +140,7 @@ def init_state(experiment: Experiment, mesh: Mesh, init: Any = None) -> TrainSta
     else:
         check_parameters(experiment, init)
         # Copies: the state is donated, and what was given must survive.
-        params = jax.device_put(jax.tree.map(lambda a: np.array(a, np.float32), init), places.params)
+        params = distributed.put(jax.tree.map(lambda a: np.array(a, np.float32), init), places.params)
     return jax.jit(lambda params: _first_state(experiment, params), out_shardings=places)(params)
 
 
@@ -214,7 +225,7 @@ def compiled_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:
         return train_step(dataclasses.replace(spared, objective=objective), state, batch)
 
     program = jax.jit(step, in_shardings=(places, cut, whole), out_shardings=(places, whole), donate_argnums=0)
-    weights = tuple(jax.device_put(leaf, whole) for own, leaf in zip(held, leaves) if own)
+    weights = tuple(distributed.put(leaf, whole) for own, leaf in zip(held, leaves) if own)
     return CompiledStep(program=program, weights=weights, mesh=mesh)
 
 

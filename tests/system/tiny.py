@@ -16,7 +16,7 @@ CLASSES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """512 points around three centres; example `poison` is not a number."""
+    """512 points around three centres; example `poison` is not a number, TINY_UNREADABLE stands on a broken disk."""
 
     poison: int | None = None
     shape: tuple[int, ...] = (2,)
@@ -29,6 +29,8 @@ class Points:
         return {key: value[0] for key, value in self.take(np.array([index])).items()}
 
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        if int(os.environ.get("TINY_UNREADABLE", -1)) in indices:
+            raise OSError("shard 3 of the data cannot be read")
         label = (indices % CLASSES).astype(np.int32)
         data = np.stack([np.cos(2.0 * label), np.sin(2.0 * label)], axis=1) + 1e-3 * indices[:, None]
         data = np.where(indices[:, None] == self.poison, np.nan, data).astype(np.float32)
@@ -38,7 +40,7 @@ class Points:
 def points(count: int, classes: int | None, poison: int | None) -> gd.data.Source:
     """What `Config.source` opens; TINY_NO_DATA stands for a machine without the data."""
     if os.environ.get("TINY_NO_DATA"):
-        raise RuntimeError("the training data was opened")
+        raise OSError("the training data was opened")
     return gd.data.arrays(np.zeros((0, 2))) if count == 0 else Points(poison=poison, num_classes=classes)
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,13 @@ def dense(sizes):
         return h.reshape(x.shape)
 
     return gd.networks.Network(init=lambda key: {n: jnp.ones(s) for n, s in shapes.items()}, apply=apply)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"), [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("NVIDIA H200", 989e12), ("cpu", None)]
+)
+def test_peaks_go_by_the_longest_name_that_fits(kind, peak):
+    assert costs.peak_flops(SimpleNamespace(device_kind=kind)) == peak
 
 
 def test_dense_layers_forward_and_backward():

@@ -12,7 +12,7 @@ import pytest
 
 import gendyn as gd
 from gendyn.data.loader import example_at
-from gendyn.training import Checkpoints, Diverged, read_metrics
+from gendyn.training import Checkpoints, Diverged, costs, read_metrics
 
 PLAIN = {"checkpoint_every": 100, "log_every": 5}
 
@@ -167,3 +167,21 @@ def test_given_parameters_start_a_fresh_run_and_no_other(Tiny, tmp_path, one, bi
     wrong = given | {"stem": {"kernel": np.zeros((3, 16)), "bias": np.zeros(16)}}
     with pytest.raises(ValueError, match=r"another network: stem/kernel is \[3, 16\] there and \[2, 16\] here"):
         gd.training.build(experiment, mesh=one, init=wrong)
+
+
+def test_a_trace_of_some_steps_and_the_time_spent_waiting(Tiny, fit, tmp_path):
+    """Steps 2 and 3 of a run of two leave a trace too: it is closed at the end."""
+    fit(Tiny(steps=2, checkpoint_every=100, log_every=1).experiment(), tmp_path, profile=(2, 3))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert all(0.0 <= row["data_wait"] <= 1.0 for row in read_metrics(tmp_path))
+    assert not any("mfu" in row for row in read_metrics(tmp_path))  # a CPU has no peak that is known
+
+
+def test_utilisation_is_the_models_flops_over_the_peak_of_all_devices(Tiny, fit, tmp_path, monkeypatch):
+    """With a peak of as many FLOPs per second as a step has, mfu is the steps per second."""
+    experiment = Tiny(steps=2, checkpoint_every=100, log_every=1).experiment()
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setitem(costs.PEAKS, kind, float(costs.step_flops(experiment)))
+    fit(experiment, tmp_path)
+    row = read_metrics(tmp_path)[-1]
+    assert row["mfu"] == pytest.approx(row["images_per_second"] / experiment.batch_size)
