@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 import tyro
 from etils import epath
+from jax.sharding import Mesh
 
 from gendyn.processes.fields import DIFFUSIONS
 from gendyn.samplers import FITTED, SamplerPlan
@@ -71,6 +72,16 @@ def parse(function: Callable[..., Any], argv: list[str], *, prog: str, descripti
 
 
 Flat = tyro.conf.arg(name="")
+
+
+def part_of(text: str | None) -> tuple[int, int]:
+    """(i, n) of --part i/n: every n-th piece of the work from the i-th on; all of it if None."""
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(f"--part is written i/n with i from 0 to n - 1, for example 0/8; got {text!r}.")
+    return int(index), int(count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,34 +209,72 @@ def open_model(options: Drawing) -> Model:
     return load(options.run, ema=options.ema, step=options.step)
 
 
-def draw(options: Drawing, model: Model, num: int, only_class: int | None = None) -> Drawn:
-    """Sample a model; everything is checked before anything is compiled."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A model and what samples it: all checked, nothing compiled. `how` is JSON-able, without the number drawn."""
+
+    model: Model
+    denoiser: Any
+    plan: SamplerPlan
+    sampling: Sampling
+    how: dict[str, Any]
+    only_class: int | None
+    seed: int
+    batch: int
+
+    def rows(
+        self, first: int, num: int, *, mesh: Mesh | None = None, report: Callable[[int], None] = lambda done: None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(states, classes) of `num` samples from number `first` on."""
+        cond, labels = conditions(self.model.experiment, num, self.only_class, first=first)
+        x = sample(
+            self.denoiser,
+            self.plan,
+            self.model.shape,
+            num=num,
+            labels=cond,
+            starts=starts(self.model.experiment, num, self.sampling.direction, first=first),
+            seed=self.seed,
+            first=first,
+            batch_size=self.batch,
+            mesh=mesh,
+            report=report,
+        )
+        if not np.isfinite(x).all():
+            raise ValueError("some samples are not finite; use more network calls or another sampler.")
+        return x, labels
+
+
+def prepare(options: Drawing, model: Model, num: int, only_class: int | None = None) -> Prepared:
+    """Check everything that can be wrong with drawing `num` samples of a model."""
     if min(options.batch, num) < 1:
         raise ValueError(f"--batch and --num must be at least 1; got {options.batch} and {num}.")
     sampling = options.sampling(model.experiment.sampling)
     denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
     plan = chosen_plan(options, model, sampling)
-    cond, labels = conditions(model.experiment, num, only_class)
-    begin = starts(model.experiment, num, sampling.direction)
-    with progress("sampling", num) as report:
-        x = sample(
-            called(denoiser, plan, sampling),
-            plan,
-            model.shape,
-            num=num,
-            labels=cond,
-            starts=begin,
-            seed=options.seed,
-            batch_size=options.batch,
-            report=report,
-        )
-    if not np.isfinite(x).all():
-        raise ValueError("some samples are not finite; use more network calls or another sampler.")
-    made = {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights, "num": num}
+    conditions(model.experiment, 1, only_class)
+    made: dict[str, Any] = {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights}
     if options.diffusion is not None:
         made["options"] = sampling.options | {"diffusion": options.diffusion}
     made |= {"sampler": plan.name, "grid": None, "options": {}, "plan": options.plan} if options.plan else {}
-    return Drawn(model=model, x=x, labels=labels, how=dataclasses.asdict(sampling) | made)
+    return Prepared(
+        model=model,
+        denoiser=called(denoiser, plan, sampling),
+        plan=plan,
+        sampling=sampling,
+        how=dataclasses.asdict(sampling) | made,
+        only_class=only_class,
+        seed=options.seed,
+        batch=options.batch,
+    )
+
+
+def draw(options: Drawing, model: Model, num: int, only_class: int | None = None) -> Drawn:
+    """Sample a model; everything is checked before anything is compiled."""
+    prepared = prepare(options, model, num, only_class)
+    with progress("sampling", num) as report:
+        x, labels = prepared.rows(0, num, report=report)
+    return Drawn(model=model, x=x, labels=labels, how=prepared.how | {"num": num})
 
 
 def chosen_plan(options: Drawing, model: Model, sampling: Sampling) -> SamplerPlan:
@@ -286,3 +335,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def onward(report: Callable[[int], None], before: int) -> Callable[[int], None]:
+    """A report of a piece of the work, where so much was done before it."""
+    return lambda done: report(before + done)

@@ -1,21 +1,30 @@
-"""gendyn sample: pictures and arrays from a run."""
+"""gendyn sample: pictures and arrays from a run, few or many."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
+import jax
 import tyro
 from etils import epath
 
-from gendyn.cli.common import Drawing, draw, open_model, parse
+from gendyn import distributed
+from gendyn.cli.common import Drawing, Prepared, draw, onward, open_model, parse, part_of, prepare, progress
 from gendyn.cli.train import PICTURES, save_picture
+from gendyn.data import SampleFiles
+from gendyn.data.sample_files import Kind
 from gendyn.files import write_json, write_npz
+from gendyn.training import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample(Drawing):
-    """Draw samples: a picture, an npz with the arrays, and a JSON file that says how they were made."""
+class Sample(distributed.Cluster, Drawing):
+    """Draw samples: a picture, an npz with the arrays, and a JSON file that says how they were made.
+
+    More than --shard are written as files of so many, each whole or absent: the same command draws what is missing.
+    Several processes, or independent jobs by --part, share the files out; sample i is the same whoever draws it.
+    """
 
     num: int = 100
     """How many."""
@@ -23,20 +32,71 @@ class Sample(Drawing):
     """One class throughout; by default all classes in turn."""
     out: str | None = None
     """Where to write; in RUN/samples, under a name made of these options, by default."""
+    shard: int = 5000
+    """Samples per file, where there are more than that."""
+    kind: Kind = "npz"
+    """Files of many samples: arrays, or zips of PNG images as EDM's tools read them."""
+    part: str | None = None
+    """Draw only every n-th file from the i-th on: 0/8, 1/8 to 7/8 in eight jobs that know nothing of each other."""
 
 
 def run(argv: list[str]) -> int:
     options: Sample = parse(Sample, argv, prog="gendyn sample", description=Sample.__doc__ or "")
-    drawn = draw(options, open_model(options), options.num, options.class_)
-    how = drawn.how
+    if options.part is not None and options.coordinator is not None:
+        raise ValueError("--part is for jobs that know nothing of each other; leave it out, or --coordinator.")
+    part, parts = part_of(options.part)
+    if options.shard < 1:
+        raise ValueError(f"--shard must be at least 1; got {options.shard}.")
+    options.start()
+    if jax.process_count() > 1:
+        part, parts = jax.process_index(), jax.process_count()
+    model = open_model(options)
+    prepared = prepare(options, model, options.num, options.class_)
+    folder = epath.Path(options.out or epath.Path(options.run) / "samples" / _name(options, prepared.how))
+    if options.num <= options.shard and options.kind == "npz" and parts == 1:
+        return _few(options, model, folder)
+    return _many(options, prepared, folder, part, parts)
+
+
+def _few(options: Sample, model: Model, folder: epath.Path) -> int:
+    drawn = draw(options, model, options.num, options.class_)
+    decoded = model.decode(drawn.x)
+    save_picture(str(folder / "samples.png"), decoded[:PICTURES] if decoded.ndim == 4 else decoded)
+    write_npz(folder / "samples.npz", samples=decoded, **({} if drawn.labels is None else {"label": drawn.labels}))
+    write_json(folder / "samples.json", drawn.how | {"run": options.run})
+    print(f"{folder}: {drawn}")
+    return 0
+
+
+def _many(options: Sample, prepared: Prepared, folder: epath.Path, part: int, parts: int) -> int:
+    files = SampleFiles(folder=folder, num=options.num, each=options.shard, kind=options.kind)
+    how = prepared.how | {"run": options.run, "class": options.class_}
+    distributed.first("begin the samples", lambda: files.begin(how))
+    mesh = distributed.data_mesh(jax.local_devices())  # processes need nothing of each other
+    todo = files.missing(part, parts)
+    total = sum(len(files.rows(index)) for index in todo)
+    done = 0
+    with progress(f"sampling {len(todo)} of {len(files)} files", total) as report:
+        for index in todo:
+            rows = files.rows(index)
+            x, labels = prepared.rows(rows.start, len(rows), mesh=mesh, report=onward(report, done))
+            decoded = prepared.model.decode(x)
+            files.write(index, decoded, labels)
+            if index == 0:
+                save_picture(str(folder / "samples.png"), decoded[:PICTURES] if decoded.ndim == 4 else decoded)
+            done += len(rows)
+    distributed.together("sample", lambda: None, timeout=float("inf"))
+    if jax.process_index() == 0:
+        left = len(files.missing())
+        rest = f"; {left} files are other parts'" if left else ""
+        made = f"{prepared.how['sampler']}, {prepared.how['nfe']} network calls each"
+        print(f"{folder}: {len(files) - left} of {len(files)} files of {options.shard} samples, {made}{rest}.")
+    return 0
+
+
+def _name(options: Sample, how: dict[str, Any]) -> str:
+    """A folder name made of what was chosen."""
     asked = {"class": options.class_, "diffusion": options.diffusion, "ema": options.ema, "step": options.step}
     asked |= {"direction": options.direction, "margin": options.margin}
     name = f"{how['sampler']}_nfe{how['nfe']}_guidance{how['guidance']:g}_seed{how['seed']}"
-    name += "".join(f"_{k}{v}" for k, v in asked.items() if v is not None)
-    folder = epath.Path(options.out or epath.Path(options.run) / "samples" / name)
-    decoded = drawn.model.decode(drawn.x)
-    save_picture(str(folder / "samples.png"), decoded[:PICTURES] if decoded.ndim == 4 else decoded)
-    write_npz(folder / "samples.npz", samples=decoded, **({} if drawn.labels is None else {"label": drawn.labels}))
-    write_json(folder / "samples.json", how | {"run": options.run})
-    print(f"{folder}: {drawn}")
-    return 0
+    return name + "".join(f"_{k}{v}" for k, v in asked.items() if v is not None)

@@ -5,19 +5,20 @@ import dataclasses
 import functools
 import math
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 from etils import epath
 
-from gendyn.cli.common import experiment_command, progress
+from gendyn.cli.common import experiment_command, onward, part_of, progress
 from gendyn.data import Source
-from gendyn.files import read_json, write_json
-from gendyn.parametrization import grid, random_search, transfer
+from gendyn.files import read_json, write_atomic, write_json
+from gendyn.parametrization import Transfer, grid, random_search, transfer
 from gendyn.parametrization.points import check_positive
 from gendyn.tables import read_table, write_table
 from gendyn.training import Experiment, differences
@@ -41,6 +42,11 @@ class Options:
     """Seeds: the experiment's own and those after it."""
     base: float | None = None
     """The size at which hyperparameters are tuned; the smallest by default."""
+    jobs: int = 0
+    """Write a list of so many commands that share the runs out, one a line, and run none; the same command without
+    --jobs then merges what they found. scripts/slurm_array.sh runs such a list."""
+    part: str | None = None
+    """Run only every n-th size and seed from the i-th on, as i/n: one of those commands."""
     out: str | None = None
     """Where the table, the figure and the winner go; transfer/NAME by default. The same command again resumes."""
 
@@ -50,7 +56,7 @@ def run(argv: list[str]) -> int:
     _one_device_per_core()
     summary = "Train at several sizes with many hyperparameters, and compare where the best ones lie."
     found = experiment_command(argv, "transfer", Options, summary)
-    return 0 if found is None else sweep(found.config, found.options, found.path.stem, " ".join(argv))
+    return 0 if found is None else sweep(found.config, found.options, found.path.stem, shlex.join(argv))
 
 
 def sweep(config: Any, options: Options, name: str, command: str) -> int:
@@ -65,6 +71,9 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
         raise ValueError(f"{along} is a size and a hyperparameter at once; leave it out of --over or of --sweep.")
     if options.repeats < 1:
         raise ValueError(f"--repeats must be at least 1; got {options.repeats}.")
+    if options.jobs < 0 or (options.jobs and options.part):
+        raise ValueError(f"--jobs is a number of commands, and goes without --part; got {options.jobs}.")
+    part, parts = part_of(options.part)
     base = min(values) if options.base is None else next((v for v in values if v == options.base), None)
     if base is None:
         raise ValueError(f"the base is one of the sizes; got --base {options.base:g} and {along} {values}.")
@@ -79,6 +88,11 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "settings.json", settings)
     seeds = range(config.seed, config.seed + options.repeats)
+    if options.jobs:
+        return _write_jobs(folder, options.jobs, command)
+    units = [(value, seed) for value in values for seed in seeds]
+    own, columns = units[part::parts], (along, *points[0], "seed", "score")
+    table = folder / ("transfer" if parts == 1 else f"part-{part:05d}-of-{parts:05d}")
 
     @functools.cache
     def opened(value: Any) -> Source:
@@ -87,28 +101,54 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
     def data(seed: int, **size: Any) -> Iterable[Any]:
         return run_batches(replace(made[size[along]], seed=seed), opened(size[along]))
 
+    def swept(values: list[Any], seeds: Sequence[int], base: Any, report: Callable[[int], None]) -> Transfer:
+        return transfer(
+            lambda **fields: trial(replace(config, **fields).experiment(), score),
+            [{along: value} for value in values],
+            points,
+            batches=data,
+            seeds=seeds,
+            base=base,
+            done=done,
+            record=lambda rows: write_table(table, rows, columns),
+            report=report,
+        )
+
     try:
-        with progress("transfer", len(values) * len(points) * len(seeds)) as report:
-            found = transfer(
-                lambda **fields: trial(replace(config, **fields).experiment(), score),
-                [{along: value} for value in values],
-                points,
-                batches=data,
-                seeds=seeds,
-                base=base,
-                done=done,
-                record=lambda rows: write_table(folder / "transfer", rows, (along, *points[0], "seed", "score")),
-                report=report,
-            )
+        with progress("transfer", len(own) * len(points)) as report:
+            if parts == 1:
+                found = swept(values, seeds, base, report)
+            for i, (value, seed) in enumerate(own if parts > 1 else ()):
+                swept([value], [seed], value, onward(report, i * len(points)))
+                done = resumed(folder, settings)
     except KeyboardInterrupt:
-        kept = len(read_table(folder / "transfer"))
+        kept = len(read_table(table))
         print(f"interrupted: {kept} runs are kept in {folder}; the same command goes on from there.")
         return 130
+    if parts > 1:
+        print(f"{table}: {len(own)} of {len(units)} sizes and seeds; merge with the same command without --part.")
+        return 0
+    write_table(folder / "transfer", unique([*done, *found.rows]), columns)
     made_by = {"command": f"gendyn transfer {command}", "devices": jax.device_count()}
     write_json(folder / "transfer.json", found.summary() | settings | made_by)
     for each in found.names if found.is_grid else ():
         plots.save_figure(str(folder / f"{each}.png"), plots.transfer(found.rows, along=along, value=each))
     print(f"{found}\nwritten to {folder}; train with the winner: gendyn train {name} --from-transfer {folder}")
+    return 0
+
+
+def _write_jobs(folder: epath.Path, count: int, command: str) -> int:
+    """A command per line, each of which runs its part of the sweep; nothing is shared between them but the folder."""
+    words = [word for word in shlex.split(command) if not word.startswith("--jobs=")]
+    if "--jobs" in words:
+        del words[words.index("--jobs") : words.index("--jobs") + 2]
+    words += [] if any(word.split("=")[0] == "--out" for word in words) else ["--out", str(folder)]
+    lines = [shlex.join(["gendyn", "transfer", *words, "--part", f"{i}/{count}"]) for i in range(count)]
+    path = folder / "jobs.txt"
+    write_atomic(path, "\n".join(lines) + "\n")
+    merge = shlex.join(["gendyn", "transfer", *words])
+    print(f"{path}: {count} commands, for example sbatch --array=0-{count - 1} scripts/slurm_array.sh {path}")
+    print(f"when they are done: {merge}")
     return 0
 
 
@@ -220,7 +260,8 @@ def fields(config: Any) -> list[str]:
 
 def resumed(folder: epath.Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of an earlier sweep with the same settings; another one's are refused rather than overwritten."""
-    rows = read_table(folder / "transfer")
+    parts = sorted(folder.glob("part-*.parquet")) if folder.exists() else []
+    rows = unique(row for path in [folder / "transfer.parquet", *parts] for row in read_table(path.with_suffix("")))
     if not rows:
         return []
     known = read_json(folder / "settings.json")
@@ -229,6 +270,11 @@ def resumed(folder: epath.Path, settings: dict[str, Any]) -> list[dict[str, Any]
         listing = "; ".join(line.strip() for line in changed)
         raise ValueError(f"{folder} holds a sweep with other settings ({listing}); choose another --out or remove it.")
     return rows
+
+
+def unique(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in their order, each once: parts of a sweep keep what they found known."""
+    return list({tuple(sorted(row.items())): row for row in rows}.values())
 
 
 def with_winner(config: Any, folder: str, given: list[str]) -> Any:

@@ -25,6 +25,7 @@ from gendyn.data.images import image_folder
 from gendyn.data.loader import Batches, batches
 from gendyn.data.paired import Paired, paired
 from gendyn.data.parquet import image_parquet
+from gendyn.data.sample_files import SampleFiles, sample_files
 from gendyn.data.sources import Arrays, CorruptData, Source, arrays, npz
 from gendyn.data.synthetic import synthetic2d
 from gendyn.data.transforms import Positional, Transform, from_uint8, random_flip, to_uint8
@@ -39,6 +40,7 @@ __all__ = [
     "Moves",
     "Paired",
     "Positional",
+    "SampleFiles",
     "Source",
     "Transform",
     "Wrapped",
@@ -52,6 +54,7 @@ __all__ = [
     "open_source",
     "paired",
     "random_flip",
+    "sample_files",
     "synthetic2d",
     "to_uint8",
     "warp",

@@ -52,11 +52,12 @@ def sample(
     labels: Any = None,
     starts: Any = None,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 256,
     mesh: Mesh | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """`num` samples, [num, *shape], as float32 on the host.
+    """`num` samples of a seed from number `first` on, [num, *shape], as float32 on the host.
 
     Sample i draws its prior and all its noise from fold_in(key(seed), i), so it depends neither on its neighbours nor
     on the batch size; batches are cut over the mesh's devices. The last batch is filled up, so one program serves all.
@@ -68,7 +69,7 @@ def sample(
     """
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "mesh": mesh, "report": report}
     options["starts"] = starts
-    return _ends(denoiser, plan, shape, rows=range(num), labels=labels, **options)[1]
+    return _ends(denoiser, plan, shape, rows=range(first, first + num), labels=labels, **options)[1]
 
 
 def pairs(
@@ -126,7 +127,7 @@ def _ends(
         cond, begin = jax.tree.map(lambda a, places=places: np.asarray(a)[places], (labels, starts))
         both = _batch(denoiser, plan, shape, seed, np.asarray(rows)[places], cond, begin, mesh)
         for end, new in zip(kept, both, strict=True):
-            end.append(np.asarray(new)[: num - start])
+            end.append(distributed.fetch(new)[: num - start])
         report(min(start + batch_size, num))
     return np.concatenate(kept[0]), np.concatenate(kept[1])
 
@@ -138,7 +139,7 @@ def _batch(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
     priors, draws = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     x_T = starts if starts is not None else _from_prior(plan, priors, shape)
-    x_T, draws, cond = jax.device_put((x_T, draws, cond), cut)
+    x_T, draws, cond = distributed.put((x_T, draws, cond), cut)
     with jax.set_mesh(mesh):
         if hasattr(denoiser, "anchor"):
             mu = denoiser.anchor(cond)
@@ -158,30 +159,33 @@ def _on(mesh: Mesh, denoiser: Any) -> Any:
     def put(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or getattr(leaf.sharding, "mesh", None) == mesh:
             return leaf
-        return jax.device_put(leaf, whole)
+        return distributed.put(leaf, whole)
 
     return jax.tree.map(put, denoiser)
 
 
-def conditions(experiment: Experiment, num: int, only: int | None = None) -> tuple[Any, np.ndarray | None]:
-    """(conditions, classes) of `num` samples: classes as in `class_labels`; where the objective makes samples from
-    entries of an example (mu of a restoration), those of the first test examples, of one class if `only` says so.
+def conditions(
+    experiment: Experiment, num: int, only: int | None = None, *, first: int = 0
+) -> tuple[Any, np.ndarray | None]:
+    """(conditions, classes) of `num` samples from number `first` on: classes as in `class_labels`; where the objective
+    makes samples from entries of an example (mu of a restoration), those of the test examples from that number on, of
+    one class if `only` says so.
 
     Raises:
         ValueError: an objective that needs test examples, and an experiment without them.
     """
     given = getattr(experiment.objective, "given", ())
     if not given:
-        labels = class_labels(num, experiment.num_classes, only)
+        labels = class_labels(num, experiment.num_classes, only, first=first)
         return labels, labels
-    batch = _examples(experiment, given, num, only)
+    batch = _examples(experiment, given, num, only, first)
     labels = batch["label"] if experiment.num_classes is not None else None
     return {name: batch[name] for name in given} | ({} if labels is None else {"label": labels}), labels
 
 
-def starts(experiment: Experiment, num: int, direction: Direction = "forward") -> np.ndarray | None:
-    """What `num` samples start from in the place of a prior: the base of the first test examples for an objective of
-    two data sets (their data on the way back), else None.
+def starts(experiment: Experiment, num: int, direction: Direction = "forward", *, first: int = 0) -> np.ndarray | None:
+    """What `num` samples from number `first` on start from in the place of a prior: the base of those test examples for
+    an objective of two data sets (their data on the way back), else None.
 
     Raises:
         ValueError: an objective of two data sets, and an experiment without test examples.
@@ -190,11 +194,13 @@ def starts(experiment: Experiment, num: int, direction: Direction = "forward") -
     if entry is None:
         return None
     entry = entry if direction == "forward" else "data"
-    return _examples(experiment, (entry,), num)[entry]
+    return _examples(experiment, (entry,), num, first=first)[entry]
 
 
-def _examples(experiment: Experiment, names: tuple[str, ...], num: int, only: int | None = None) -> dict[str, Any]:
-    """The first test examples, again from the beginning where there are fewer; of one class if `only` says so."""
+def _examples(
+    experiment: Experiment, names: tuple[str, ...], num: int, only: int | None = None, first: int = 0
+) -> dict[str, Any]:
+    """Test examples in turn, again from the beginning where there are fewer; of one class if `only` says so."""
     if experiment.test is None:
         raise ValueError(f"samples of this model are made from {', '.join(names)} of test examples; set test=.")
     source = experiment.test()
@@ -202,7 +208,7 @@ def _examples(experiment: Experiment, names: tuple[str, ...], num: int, only: in
     if only is not None:
         class_labels(1, experiment.num_classes, only)
         rows = rows[take(source, rows)["label"] == only]
-    return take(source, rows[np.arange(num) % len(rows)])
+    return take(source, rows[(first + np.arange(num)) % len(rows)])
 
 
 def called(D: Any, plan: SamplerPlan, sampling: Sampling) -> Any:
@@ -212,12 +218,14 @@ def called(D: Any, plan: SamplerPlan, sampling: Sampling) -> Any:
     return D
 
 
-def class_labels(num: int, num_classes: int | None, only: int | None = None) -> np.ndarray | None:
-    """Classes in turn, 0 1 2 ... 0 1 2, or one class throughout; None for an unconditional model."""
+def class_labels(num: int, num_classes: int | None, only: int | None = None, *, first: int = 0) -> np.ndarray | None:
+    """Classes of the samples from number `first` on, in turn, 0 1 2 ... 0 1 2, or one class throughout; None for an
+    unconditional model."""
     if num_classes is None:
         if only is not None:
             raise ValueError(f"class {only} was asked of a model without classes.")
         return None
     if only is not None and not 0 <= only < num_classes:
         raise ValueError(f"class must lie in 0..{num_classes - 1}; got {only}.")
-    return np.arange(num, dtype=np.int32) % num_classes if only is None else np.full(num, only, np.int32)
+    turns = ((first + np.arange(num)) % num_classes).astype(np.int32)
+    return turns if only is None else np.full(num, only, np.int32)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gendyn.cli.main import COMMANDS
+from gendyn.data import sample_files
 from gendyn.data.loader import example_at
 from gendyn.training import load_config_class
 
@@ -224,6 +225,35 @@ def test_samples_are_the_same_bytes_twice_and_the_same_in_other_batches(gendyn, 
     np.testing.assert_array_equal(a["label"], np.arange(20) % 3)
     how = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert (how["sampler"], how["nfe"], how["guidance"], how["num"], how["step"]) == ("ancestral", 4, 2.0, 20, 20)
+
+
+def test_many_samples_are_files_that_parts_and_later_commands_complete(gendyn, trained, tmp_path):
+    """Jobs draw every other file, a lost file is drawn again, and all are what one command draws at once."""
+    argv = ("--num", 20, "--sampler", "ancestral", "--nfe", 4)
+    many = ("sample", trained, *argv, "--shard", 8, "--out", tmp_path / "many")
+    assert (
+        "2 of 3 files of 8 samples, ancestral, 4 network calls each; 1 files are" in gendyn(*many, "--part", "0/2").out
+    )
+    absent = ("1 of the 3 files", "samples-00001-of-00003.npz")
+    refused(gendyn("evaluate", trained, "--samples", tmp_path / "many"), *absent)
+    assert "3 of 3 files" in gendyn(*many, "--part", "1/2").out
+    (tmp_path / "many" / "samples-00000-of-00003.npz").unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.npz")}
+    assert gendyn(*many).status == 0
+    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.npz")}.items()
+
+    assert gendyn("sample", trained, *argv, "--out", tmp_path / "few").status == 0
+    found = [np.concatenate(parts) for parts in zip(*sample_files(tmp_path / "many").read())]
+    np.testing.assert_allclose(found[0], samples(tmp_path / "few")["samples"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(found[1], samples(tmp_path / "few")["label"])
+
+    result = gendyn("evaluate", trained, "--samples", tmp_path / "many")
+    assert "all samples: frechet" in result.out, result.err
+    assert json.loads((tmp_path / "many" / "evaluation.json").read_text())["all"]["n"] == 20
+    refused(gendyn(*many, "--seed", 1), "made otherwise (seed: 0 there, 1 here)", "choose another --out")
+    refused(gendyn(*many, "--part", "2/2"), "--part is written i/n")
+    (tmp_path / "many" / "samples-00001-of-00003.npz").write_bytes(b"PK")
+    refused(gendyn("evaluate", trained, "--samples", tmp_path / "many"), "samples-00001-of-00003.npz cannot be read")
 
 
 def test_class_ema_and_step_are_obeyed(gendyn, trained, tmp_path):

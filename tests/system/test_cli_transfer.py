@@ -1,6 +1,7 @@
 """gendyn transfer: a table, a figure, a winner that `gendyn train` takes; resumes; one sentence for bad input."""
 
 import json
+import shlex
 
 import pytest
 
@@ -8,6 +9,7 @@ import gendyn as gd
 from gendyn.tables import read_table
 from gendyn.training import load_config_class
 from gendyn.training.trials import fixed_score
+from tests.system.test_cli import refused
 
 pytestmark = pytest.mark.system
 SMALL = ("--depth", 1, "--base-depth", 1, "--base-width", 8, "--batch-size", 16, "--steps", 8)
@@ -56,6 +58,28 @@ def test_a_swept_run_is_the_one_that_train_makes(swept):
         assert row[name] == pytest.approx(float(score[name]), rel=1e-5)
 
 
+def test_jobs_that_know_nothing_of_each_other_make_the_same_sweep(gendyn, swept, tmp_path):
+    """A list of two commands, each run, then merged by the command itself: the rows of the sweep in one go."""
+    command = ("transfer", "transfer_mlp", *SMALL, *SWEEP, "--out", tmp_path / "out")
+    result = gendyn(*command, "--jobs", 2)
+    assert result.status == 0, result.err
+    assert f"sbatch --array=0-1 scripts/slurm_array.sh {tmp_path}/out/jobs.txt" in result.out
+    jobs = (tmp_path / "out" / "jobs.txt").read_text().splitlines()
+    assert len(jobs) == 2
+    for i, job in enumerate(jobs):
+        result = gendyn(*shlex.split(job)[1:])
+        assert f"part-0000{i}-of-00002: 2 of 4 sizes and seeds" in result.out, result.err
+    assert gendyn(*command).status == 0
+    merged, wanted = (
+        {(r["width"], r["learning_rate"], r["seed"]): r["score"] for r in read_table(folder / "transfer")}
+        for folder in (tmp_path / "out", swept)
+    )
+    assert merged == pytest.approx(wanted, rel=1e-5)
+    assert len(read_table(tmp_path / "out" / "transfer")) == len(wanted)
+    refused(gendyn(*command, "--part", "2/2"), "--part is written i/n")
+    refused(gendyn(*command, "--part", "0/2", "--jobs", 2), "--jobs is a number of commands, and goes without --part")
+
+
 def test_the_same_command_again_runs_only_what_is_missing(gendyn, swept, tmp_path):
     before = read_table(swept / "transfer")
     more = ("--over", "width=8,16", "--sweep", "learning_rate=2^-6..2^-3", "--repeats", 2)
@@ -63,9 +87,7 @@ def test_the_same_command_again_runs_only_what_is_missing(gendyn, swept, tmp_pat
     after = read_table(swept / "transfer")
     assert after[: len(before)] == before
     assert {r["learning_rate"] for r in after[len(before) :]} == {2.0**-3}
-    refused = gendyn("transfer", "transfer_mlp", *SMALL[:-1], 9, *SWEEP, "--out", swept)
-    assert refused.status == 1
-    assert "steps: 8 -> 9" in refused.err
+    refused(gendyn("transfer", "transfer_mlp", *SMALL[:-1], 9, *SWEEP, "--out", swept), "steps: 8 -> 9")
     assert read_table(swept / "transfer") == after
 
 
