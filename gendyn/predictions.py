@@ -18,6 +18,7 @@ a noise label.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -311,18 +312,41 @@ class Denoiser:
 
     def output(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Float[Array, "batch *data"]:
         """The network's own prediction in its own kind: scaled input and label in, variance head dropped."""
-        t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
-        label = (self.label or self.precondition.label)(self.process, t)
-        scale = expand(self.precondition.scale(self.process, t), x)
-        value = self.apply(self.params, scale.astype(x.dtype) * x, jnp.broadcast_to(label, x.shape[:1]), cond)
-        return value[..., : x.shape[-1]] if self.learned_variance else value
+        return self._mean(self.apply(self.params, *self._inputs(x, t), cond), x)
 
     def __call__(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Float[Array, "batch *data"]:
         """E[data | x] at time t (scalar or [batch]); formed in at least float32, whatever the network computes in."""
+        return self._denoised(self.output(x, t, cond), x, t)
+
+    def encode(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Any:
+        """What the network's encoder makes of x at time t, where the network comes in two halves."""
+        return self.apply.encode(self.params, *self._inputs(x, t), cond)  # type: ignore[attr-defined]
+
+    def decode(
+        self, encoded: Any, x: Float[Array, "batch *data"], t: Any, cond: Any = None
+    ) -> Float[Array, "batch *data"]:
+        """E[data | x] at time t from encoded features; those of x itself at t give the call D(x, t, cond)."""
+        _, label = self._inputs(x, t)
+        value = self.apply.decode(self.params, encoded, label, cond)  # type: ignore[attr-defined]
+        return self._denoised(self._mean(value, x), x, t)
+
+    def tapped(self) -> Denoiser:
+        """The same denoiser, with the features of its network by name (`gendyn.networks.features`)."""
+        return dataclasses.replace(self, apply=self.apply.tapped())  # type: ignore[attr-defined]
+
+    def _inputs(self, x: Array, t: Any) -> tuple[Array, Array]:
+        """Scaled state and label."""
+        t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
+        label = (self.label or self.precondition.label)(self.process, t)
+        scale = expand(self.precondition.scale(self.process, t), x)
+        return scale.astype(x.dtype) * x, jnp.broadcast_to(label, x.shape[:1])
+
+    def _mean(self, value: Array, x: Array) -> Array:
+        return value[..., : x.shape[-1]] if self.learned_variance else value
+
+    def _denoised(self, value: Array, x: Array, t: Any) -> Array:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        t = jnp.asarray(t, dtype)
-        value = self.output(x, t, cond)
-        t = expand(t, x)
+        t = expand(jnp.asarray(t, dtype), x)
         state = _state(self.process, t)
         return to_denoised(
             value.astype(dtype),

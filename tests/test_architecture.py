@@ -13,7 +13,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "gendyn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"tree", "phi", "typing", "files", "tables"}
+GROUND = {"tree", "phi", "typing", "files", "tables", "jaxprs"}
 DYNAMICS = {"processes", "predictions"}
 MATHEMATICS = GROUND | DYNAMICS | {"oracles", "objectives", "samplers", "control"}
 MACHINERY = {"networks", "parametrization", "distributed", "data", "metrics"}
@@ -24,14 +24,15 @@ MAY_IMPORT = {
     "files": set(),
     "tables": {"files"},
     "phi": {"tree"},
+    "jaxprs": set(),
     "processes": GROUND,
     "predictions": GROUND | {"processes"},
     "oracles": GROUND | DYNAMICS,
     "objectives": GROUND | DYNAMICS,
     "samplers": GROUND | DYNAMICS,
     "control": MATHEMATICS,
-    "networks": {"tree", "parametrization.axes", "distributed"},
-    "parametrization": {"tree", "files"},
+    "networks": {"tree", "jaxprs", "parametrization.axes", "distributed"},
+    "parametrization": {"tree", "files", "jaxprs"},
     "distributed": {"tree", "files"},
     "data": GROUND,
     "metrics": GROUND,

@@ -18,7 +18,8 @@ names in the picture are names in the parameter tree: `stem`, `conditioning`, `m
 for the last kernel of every residual branch. Each parameter carries `axes` and a `role`
 (`gendyn.parametrization.axes`). `EDMUNet` starts as it was published, near zero, and its cond may say more.
 
-Modules are written with flax.nnx and leave this room as a `Network` of pure functions (`functional`).
+Modules are written with flax.nnx and leave this room as a `Network` of pure functions (`functional`). What any block
+returns is had by its name (`features`); U-Nets can be called in two halves (`halves`).
 Adding a network is one file and one line in `NETWORKS`.
 """
 
@@ -28,6 +29,8 @@ from gendyn.networks.dit_sizes import DIT_SIZES, dit
 from gendyn.networks.edm import EDMUNet
 from gendyn.networks.edm_layout import ADM, DDPMPP, FAMILIES, NCSNPP, Family
 from gendyn.networks.embeddings import grid_sinusoids, sinusoids
+from gendyn.networks.features import feature_shapes, features
+from gendyn.networks.halves import Encoded
 from gendyn.networks.mlp import MLP
 from gendyn.networks.unet import UNet
 
@@ -43,11 +46,14 @@ __all__ = [
     "NETWORKS",
     "DiT",
     "EDMUNet",
+    "Encoded",
     "Family",
     "Network",
     "Params",
     "UNet",
     "dit",
+    "feature_shapes",
+    "features",
     "functional",
     "grid_sinusoids",
     "initialise",

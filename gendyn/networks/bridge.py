@@ -9,7 +9,7 @@ is split once, abstractly, into a blueprint and parameters, and merged again ins
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import getitem
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from gendyn.networks.naming import name_outputs
 
 Params = dict[str, Any]  # a nested dict of arrays
 Path = tuple[Any, ...]  # nnx's own path of a parameter: attribute names and list positions
@@ -149,14 +151,48 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """`apply` of a functional network: evaluation mode, no randomness."""
+    """`apply` of a functional network: evaluation mode, no randomness.
+
+    Attributes:
+        named: whether every submodule's output is called by its path while tracing, for `features`.
+    """
 
     blueprint: Blueprint
+    named: bool = False
 
     def __call__(
         self, params: Params, x: Float[Array, "batch *data"], label: Any, cond: Any = None
     ) -> Float[Array, "batch *out"]:
-        return self.blueprint.module(params)(x, label, cond)
+        return self._module(params)(x, label, cond)
+
+    def encode(self, params: Params, x: Float[Array, "batch *data"], label: Any, cond: Any = None) -> Any:
+        """The first half of a network in two halves (see `halves`): features for `decode`."""
+        return self._half("encode", params)(x, label, cond)
+
+    def decode(
+        self, params: Params, encoded: Any, label: Any, cond: Any = None, *, skip_scale: Any = None
+    ) -> Float[Array, "batch *out"]:
+        """The second half: decode(params, encode(params, x, label, cond), label, cond) is the network."""
+        return self._half("decode", params)(encoded, label, cond, skip_scale=skip_scale)
+
+    def tapped(self) -> "Evaluate":
+        """The same function, in which every submodule's output has its path as `checkpoint_name`."""
+        return replace(self, named=True)
+
+    def _module(self, params: Params) -> Any:
+        module = self.blueprint.module(params)
+        if self.named:
+            name_outputs(module)
+        return module
+
+    def _half(self, name: str, params: Params) -> Callable[..., Any]:
+        module = self._module(params)
+        if not hasattr(module, name):
+            raise ValueError(
+                f"{type(module).__name__} has no encoder and decoder to call apart, as UNet and EDMUNet have; give it "
+                "encode(x, label, cond) and decode(encoded, label, cond, *, skip_scale=None), or use one of these."
+            )
+        return getattr(module, name)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The networks of the EDM release (DDPM++, NCSN++, ADM) as one U-Net, for training and for published weights."""
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from gendyn.networks import edm_layers as layers
 from gendyn.networks.edm_conditioning import Conditioning
 from gendyn.networks.edm_layout import Family, Row, layout, named
+from gendyn.networks.halves import Encoded, scaled
 from gendyn.networks.layers import GroupNorm, across, dropout, modulate, rematerialise, split
 from gendyn.networks.resampling import resample
 
@@ -84,6 +87,7 @@ class EDMUNet(nnx.Module):
             family, resolution, channels, out_channels or channels, widths, stem, blocks, attention
         )
         self.encoder_rows, self.decoder_rows = tuple(encoder), tuple(decoder)
+        self.middle = next(i for i, row in enumerate(decoder) if row.joins)  # decoder rows that see no skip yet
         make = partial(
             _entry, family=family, conditioning=conditioning * width, dropout=dropout, dtype=dtype, rngs=rngs
         )
@@ -103,17 +107,31 @@ class EDMUNet(nnx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch side side out"]:
         """Evaluate at noise levels `label` and conditions `cond`; a `key` switches dropout on."""
-        if x.shape[1:] != self.shape:
-            raise ValueError(
-                f"this EDMUNet expects [batch, {', '.join(map(str, self.shape))}] (channels last), got "
-                f"{list(x.shape)}; build it with that resolution and those channels."
-            )
+        self._check(x.shape)
         c = self.conditioning(label, cond, x.shape[0])
         keys = iter(split(key, len(self.encoder) + len(self.decoder)))
-        h, skips = self._encode(x, c, keys)
-        return self._decode(h, c, skips, keys)
+        return self._decode(self._encode(x, c, keys), c, keys)
 
-    def _encode(self, x: Array, c: Array, keys: Any) -> tuple[Array, list[Array]]:
+    def encode(self, x: Float[Array, "batch side side channels"], label: Any, cond: Any = None) -> Encoded:
+        """The features that the decoder joins, the blocks before the first connection included: see `halves`."""
+        self._check(x.shape)
+        return self._encode(x, self.conditioning(label, cond, x.shape[0]), repeat(None))
+
+    def decode(
+        self, encoded: Encoded, label: Any, cond: Any = None, *, skip_scale: Any = None
+    ) -> Float[Array, "batch side side out"]:
+        """The output from features, at noise levels `label`; `skip_scale` as in `halves.scaled`."""
+        c = self.conditioning(label, cond, encoded.h.shape[0])
+        return self._decode(Encoded(encoded.h, scaled(encoded.skips, skip_scale)), c, repeat(None))
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if shape[1:] != self.shape:
+            raise ValueError(
+                f"this EDMUNet expects [batch, {', '.join(map(str, self.shape))}] (channels last), got "
+                f"{list(shape)}; build it with that resolution and those channels."
+            )
+
+    def _encode(self, x: Array, c: Array, keys: Iterator[Any]) -> Encoded:
         image, h = x, self.stem(x)
         skips = [h]
         for row in self.encoder_rows:
@@ -126,17 +144,20 @@ class EDMUNet(nnx.Module):
             else:
                 h = rematerialise(self.encoder[row.name], self.remat)(h, c, next(keys))
                 skips.append(h)
-        return h, skips
+        for row in self.decoder_rows[: self.middle]:
+            h = rematerialise(self.decoder[row.name], self.remat)(h, c, next(keys))
+        return Encoded(h, tuple(reversed(skips)))
 
-    def _decode(self, h: Array, c: Array, skips: list[Array], keys: Any) -> Array:
+    def _decode(self, encoded: Encoded, c: Array, keys: Iterator[Any]) -> Array:
+        h, skips = encoded.h, iter(encoded.skips)
         image: Any = 0.0
-        for row in self.decoder_rows:
+        for row in self.decoder_rows[self.middle :]:
             if row.kind == "image_up":
                 image = resample(image, "up", self.taps)
             elif row.kind == "readout":
                 image = image + self.readout[row.name](h)
             else:
-                h = jnp.concatenate([h, skips.pop()], axis=-1) if row.joins else h
+                h = jnp.concatenate([h, next(skips)], axis=-1) if row.joins else h
                 h = rematerialise(self.decoder[row.name], self.remat)(h, c, next(keys))
         return image
 

@@ -6,7 +6,9 @@ Every row is the same residual block; a row says how many channels come and go, 
 doubles the grid, attends, and joins a skip connection. Another U-Net of this family is another table.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gendyn.networks.embeddings import FREQUENCIES, Conditioning
+from gendyn.networks.halves import Encoded, scaled
 from gendyn.networks.layers import Attention, Conv, Dense, GroupNorm, dropout, modulate, rematerialise, split
 
 
@@ -149,6 +152,23 @@ class UNet(nnx.Module):
         self._check(x.shape)
         c = self.conditioning(label, cond, x.shape[0])
         keys = iter(split(key, len(self.encoder) + len(self.middle) + len(self.decoder)))
+        return self._decode(self._encode(x, c, keys), c, keys)
+
+    def encode(
+        self, x: Float[Array, "batch *grid channels"], label: Any, cond: Int[Array, " batch"] | None = None
+    ) -> Encoded:
+        """The features that the decoder joins, encoder and middle: see `halves`."""
+        self._check(x.shape)
+        return self._encode(x, self.conditioning(label, cond, x.shape[0]), repeat(None))
+
+    def decode(
+        self, encoded: Encoded, label: Any, cond: Int[Array, " batch"] | None = None, *, skip_scale: Any = None
+    ) -> Float[Array, "batch *grid out"]:
+        """The output from features, at noise levels `label`; `skip_scale` as in `halves.scaled`."""
+        c = self.conditioning(label, cond, encoded.h.shape[0])
+        return self._decode(Encoded(encoded.h, scaled(encoded.skips, skip_scale)), c, repeat(None))
+
+    def _encode(self, x: Array, c: Array, keys: Iterator[Any]) -> Encoded:
         h = self.stem(x)
         skips = [h]
         for block in self.encoder:
@@ -156,8 +176,12 @@ class UNet(nnx.Module):
             skips.append(h)
         for block in self.middle:
             h = rematerialise(block, self.remat)(h, c, next(keys))
+        return Encoded(h, tuple(reversed(skips)))
+
+    def _decode(self, encoded: Encoded, c: Array, keys: Iterator[Any]) -> Array:
+        h, skips = encoded.h, iter(encoded.skips)
         for block in self.decoder:
-            h = jnp.concatenate([h, skips.pop()], axis=-1) if block.row.joins else h
+            h = jnp.concatenate([h, next(skips)], axis=-1) if block.row.joins else h
             h = rematerialise(block, self.remat)(h, c, next(keys))
         return self.readout(jax.nn.silu(self.norm(h)))
 

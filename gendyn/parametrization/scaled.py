@@ -58,9 +58,24 @@ class Multiplied:
     factors: tuple[float, ...]
 
     def __call__(self, params: Any, *inputs: Any, **named: Any) -> Any:
+        return self.apply(self._multiplied(params), *inputs, **named)
+
+    def encode(self, params: Any, *inputs: Any) -> Any:
+        """The first half of a network in two halves, multiplied likewise."""
+        return self.apply.encode(self._multiplied(params), *inputs)  # type: ignore[attr-defined]
+
+    def decode(self, params: Any, *inputs: Any, **named: Any) -> Any:
+        """The second half."""
+        return self.apply.decode(self._multiplied(params), *inputs, **named)  # type: ignore[attr-defined]
+
+    def tapped(self) -> Multiplied:
+        """The same, with the network's features by name."""
+        return dataclasses.replace(self, apply=self.apply.tapped())  # type: ignore[attr-defined]
+
+    def _multiplied(self, params: Any) -> Any:
         leaves, structure = jax.tree.flatten(params)
         scaled = [leaf if c == 1 else c * leaf for leaf, c in zip(leaves, self.factors, strict=True)]
-        return self.apply(jax.tree.unflatten(structure, scaled), *inputs, **named)
+        return jax.tree.unflatten(structure, scaled)
 
 
 def _forward(table: ParamTable) -> tuple[float, ...]:

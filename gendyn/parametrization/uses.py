@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
+from gendyn.jaxprs import bind, called, closed
 from gendyn.tree import paths
 
 Sides = frozenset[int]
@@ -135,10 +136,10 @@ def _evaluate(
     for eqn in jaxpr.eqns:
         pairs = [read(atom) for atom in eqn.invars]
         ins, origin = [v for v, _ in pairs], [o for _, o in pairs]
-        if (inner := _called(eqn)) is not None:
+        if (inner := called(eqn)) is not None:
             outs, out_origins = _evaluate(inner.jaxpr, inner.consts, ins, origin, found)
         else:
-            outs = _bind(eqn, ins)
+            outs = bind(eqn, ins)
             out_origins = [None] * len(outs)
             if any(o is not None for o in origin):
                 out_origins = _consume(eqn, ins, origin, outs, found)
@@ -148,37 +149,6 @@ def _evaluate(
         env.update(zip(eqn.outvars, zip(outs, out_origins)))
     results = [read(atom) for atom in jaxpr.outvars]
     return [v for v, _ in results], [o for _, o in results]
-
-
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-}
-"""Primitives that evaluate a jaxpr once, on their own inputs -> the parameter that holds it."""
-
-
-def _called(eqn: Any) -> Any:
-    name = CALLS.get(eqn.primitive.name)
-    return None if name is None else _closed(eqn.params[name])
-
-
-def _closed(jaxpr: Any) -> Any:
-    return jaxpr if hasattr(jaxpr, "consts") else core.ClosedJaxpr(jaxpr, ())
-
-
-def _bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before jax 0.10
-    outs = eqn.primitive.bind(*functions, *values, **params)
-    return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
 # --- What each primitive does with a parameter ----------------------------------------------------------------------
@@ -311,16 +281,16 @@ def _scanned(eqn: Any, values: Sequence[Any], origins: Sequence[Origin | None], 
     """Uses inside the body; the leading axis of what is scanned over is neither fan-in nor fan-out."""
     held = eqn.params["num_consts"] + eqn.params["num_carry"]
     inside = [None if o is None else o if k < held else Origin(o.path, o.axes[1:]) for k, o in enumerate(origins)]
-    _look(_closed(eqn.params["jaxpr"]), inside, found)
+    _look(closed(eqn.params["jaxpr"]), inside, found)
 
 
 def _looped(eqn: Any, values: Sequence[Any], origins: Sequence[Origin | None], found: Found) -> None:
-    _look(_closed(eqn.params["body_jaxpr"]), list(origins[eqn.params["cond_nconsts"] :]), found)
+    _look(closed(eqn.params["body_jaxpr"]), list(origins[eqn.params["cond_nconsts"] :]), found)
 
 
 def _branched(eqn: Any, values: Sequence[Any], origins: Sequence[Origin | None], found: Found) -> None:
     for branch in eqn.params["branches"]:
-        _look(_closed(branch), list(origins[1:]), found)
+        _look(closed(branch), list(origins[1:]), found)
 
 
 LOOPS = {"scan": _scanned, "while": _looped, "cond": _branched}
