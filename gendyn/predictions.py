@@ -320,19 +320,27 @@ class Denoiser:
 
     def encode(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Any:
         """What the network's encoder makes of x at time t, where the network comes in two halves."""
-        return self.apply.encode(self.params, *self._inputs(x, t), cond)  # type: ignore[attr-defined]
+        return self._half("encode")(self.params, *self._inputs(x, t), cond)
 
     def decode(
         self, encoded: Any, x: Float[Array, "batch *data"], t: Any, cond: Any = None
     ) -> Float[Array, "batch *data"]:
         """E[data | x] at time t from encoded features; those of x itself at t give the call D(x, t, cond)."""
         _, label = self._inputs(x, t)
-        value = self.apply.decode(self.params, encoded, label, cond)  # type: ignore[attr-defined]
+        value = self._half("decode")(self.params, encoded, label, cond)
         return self._denoised(self._mean(value, x), x, t)
 
     def tapped(self) -> Denoiser:
         """The same denoiser, with the features of its network by name (`gendyn.networks.features`)."""
         return dataclasses.replace(self, apply=self.apply.tapped())  # type: ignore[attr-defined]
+
+    def _half(self, name: str) -> Callable[..., Any]:
+        if not hasattr(self.apply, name):
+            raise ValueError(
+                f"this denoiser's network has no encoder and decoder to call apart: {name} is asked of its apply, and "
+                "the apply of gd.networks.functional has it (for UNet and EDMUNet)."
+            )
+        return getattr(self.apply, name)
 
     def _inputs(self, x: Array, t: Any) -> tuple[Array, Array]:
         """Scaled state and label."""

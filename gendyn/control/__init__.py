@@ -10,5 +10,6 @@ The wrappers are pytrees whose weights are leaves: sweeping a guidance weight do
 
 from gendyn.control.anchor import Anchored, anchored, restore
 from gendyn.control.guidance import Guided, autoguidance, cfg
+from gendyn.control.skips import skip_tuning
 
-__all__ = ["Anchored", "Guided", "anchored", "autoguidance", "cfg", "restore"]
+__all__ = ["Anchored", "Guided", "anchored", "autoguidance", "cfg", "restore", "skip_tuning"]

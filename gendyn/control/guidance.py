@@ -41,20 +41,34 @@ class Guided:
         lam = self.process.lam(t)
         return (lam >= -jnp.log(high)) & (lam < -jnp.log(low))
 
-    def _guide(self, x: Array, t: Any, cond: Any, weight: Any) -> Array:
-        positive, negative = self._both(x, t, cond)
-        weight = expand(jnp.asarray(weight, positive.dtype), positive)
-        return negative + weight * (positive - negative)
-
-    def _both(self, x: Array, t: Any, cond: Any) -> tuple[Array, Array]:
+    def encode(self, x: Float[Array, "batch *data"], t: Any, cond: Any = None) -> Any:
+        """Features of both branches, where the models come in two halves (see `samplers.run_reusing_encoder`)."""
         if self.reference is not None:
-            return self.D(x, t, cond), self.reference(x, t, cond)
+            return self.D.encode(x, t, cond), self.reference.encode(x, t, cond)
+        return self.D.encode(*self._doubled(x, t, cond))
+
+    def decode(
+        self, encoded: Any, x: Float[Array, "batch *data"], t: Any, cond: Any = None
+    ) -> Float[Array, "batch *data"]:
+        """Guided from encoded features; outside the interval too both branches are decoded, and the weight is 1."""
+        weight = self.weight if self.interval is None else jnp.where(self._inside(jnp.asarray(t)), self.weight, 1.0)
+        if self.reference is not None:
+            branches = self.D.decode(encoded[0], x, t, cond), self.reference.decode(encoded[1], x, t, cond)
+        else:
+            branches = _halves(self.D.decode(encoded, *self._doubled(x, t, cond)))
+        return _mixed(*branches, weight)
+
+    def _guide(self, x: Array, t: Any, cond: Any, weight: Any) -> Array:
+        if self.reference is not None:
+            return _mixed(self.D(x, t, cond), self.reference(x, t, cond), weight)
+        return _mixed(*_halves(self.D(*self._doubled(x, t, cond))), weight)
+
+    def _doubled(self, x: Array, t: Any, cond: Any) -> tuple[Array, Any, Any]:
+        """The batch with its conditions, then again with null ones."""
         if cond is None:
             raise ValueError("classifier-free guidance needs cond= (for example the class of each sample); got None.")
         t = jnp.concatenate([t, t]) if jnp.ndim(t) else t
-        both = self.D(jnp.concatenate([x, x]), t, jax.tree.map(_with_null, cond, self.null))
-        positive, negative = jnp.split(both, 2)
-        return positive, negative
+        return jnp.concatenate([x, x]), t, jax.tree.map(_with_null, cond, self.null)
 
     def singular(self, times: np.ndarray) -> np.ndarray:
         """Times at which one of the models cannot be turned into a denoised."""
@@ -63,6 +77,16 @@ class Guided:
             if hasattr(model, "singular"):
                 bad |= model.singular(times)
         return bad
+
+
+def _halves(both: Array) -> tuple[Array, Array]:
+    positive, negative = jnp.split(both, 2)
+    return positive, negative
+
+
+def _mixed(positive: Array, negative: Array, weight: Any) -> Array:
+    weight = expand(jnp.asarray(weight, positive.dtype), positive)
+    return negative + weight * (positive - negative)
 
 
 def _with_null(cond: Array, null: Any) -> Array:

@@ -42,6 +42,7 @@ from gendyn.samplers.likelihood import (
 from gendyn.samplers.orders import fast_orders
 from gendyn.samplers.plan import PlanInfo, Row, SamplerPlan, assemble, stack
 from gendyn.samplers.recipes import FITTED, FLOW_SAMPLERS, MAPS, SAMPLERS, Recipe, plan
+from gendyn.samplers.reuse import run_reusing_encoder
 from gendyn.samplers.run import run, run_eager
 from gendyn.samplers.runge_kutta import TABLEAUX, Tableau, deis_rk, dpm2
 from gendyn.samplers.sde_dpm import sde_dpmpp
@@ -113,6 +114,7 @@ __all__ = [
     "preset",
     "run",
     "run_eager",
+    "run_reusing_encoder",
     "run_with_langevin",
     "save",
     "sde_dpmpp",

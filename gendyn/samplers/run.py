@@ -59,13 +59,17 @@ def run(
         >>> gd.samplers.run(plan, mixture.denoiser(process), x_T).shape
         (4, 1)
     """
+    return _execute(*prepared(plan, D, x_T, key, noise), cond, observe)
+
+
+def prepared(plan: SamplerPlan, D: Callable[..., Any], x_T: Any, key: Any, noise: Any) -> tuple[Any, ...]:
+    """(plan, D, x_T, key, noise) checked, in the state's precision and as arguments of a compiled program."""
     x_T = jnp.asarray(x_T)
     _check(plan, D, x_T.shape, key, noise)
     dtype = jnp.promote_types(x_T.dtype, jnp.float32)
-    D = as_argument(D)
     noise = None if plan.draws == 0 or noise is None else jnp.asarray(noise, dtype)
     key = key if plan.draws and noise is None else None
-    return _execute(_cast(plan, dtype), D, x_T, key, noise, cond, observe)
+    return _cast(plan, dtype), as_argument(D), x_T, key, noise
 
 
 def as_argument(D: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,28 +131,51 @@ def _draw(key: Any, row: Any, x: Array) -> Array:
 
 @partial(jax.jit, static_argnames=("observe",))
 def _execute(plan: SamplerPlan, D: Any, x_T: Array, key: Any, noise: Any, cond: Any, observe: Observe | None) -> Any:
+    return scan_rows(plan, lambda y, t, memory, mark: (D(y, t, cond), memory), x_T, key, noise, observe)
+
+
+def scan_rows(
+    plan: SamplerPlan,
+    call: Callable[..., tuple[Array, Any]],
+    x_T: Array,
+    key: Any,
+    noise: Any,
+    observe: Observe | None,
+    memory: Any = (),
+    marks: Any = None,
+) -> Any:
+    """The loop over rows, for executors: call(y, t, memory, mark) -> (denoised, memory) in the place of D(y, t, cond).
+
+    Args:
+        memory: what the first call is given; every call hands its own on to the next.
+        marks: [R, ...], one per row, or None.
+    """
     dtype = jnp.promote_types(x_T.dtype, jnp.float32)
     x = x_T.astype(dtype)
     zeros = jnp.zeros_like(x)
 
     def step(carry: Any, inputs: Any) -> Any:
-        x, history, draws, denoised = carry
-        index, row, noise_row = inputs
+        x, history, draws, denoised, memory = carry
+        index, row, noise_row, mark = inputs
         if plan.draws:
             new = _draw(key, index, x) if noise_row is None else noise_row
             draws = (new, *draws[:-1])
         y = row.ex * x + _dot(row.em, history) + _dot(row.en, draws) + row.ec
 
-        def evaluate(history: Any, denoised: Any) -> Any:
-            output = D(y.astype(x_T.dtype), row.t, cond).astype(dtype)
-            return (row.oy * y + row.om * output, *history[:-1]), None if denoised is None else output
+        def evaluate(history: Any, denoised: Any, memory: Any) -> Any:
+            output, memory = call(y.astype(x_T.dtype), row.t, memory, mark)
+            output = output.astype(dtype)
+            remembered = (row.oy * y + row.om * output, *history[:-1])
+            return remembered, None if denoised is None else output, memory
 
-        history, denoised = jax.lax.cond(row.call, evaluate, lambda h, d: (h, d), history, denoised)
+        history, denoised, memory = jax.lax.cond(
+            row.call, evaluate, lambda *unchanged: unchanged, history, denoised, memory
+        )
         x = row.sx * x + _dot(row.sm, history) + _dot(row.sn, draws) + row.sc
-        return (x, history, draws, denoised), observe(index, x, denoised) if observe else None
+        return (x, history, draws, denoised, memory), observe(index, x, denoised) if observe else None
 
-    carry: Any = (x, (zeros,) * plan.window, (zeros,) * plan.draws, zeros if observe else None)
-    (x, *_), observed = jax.lax.scan(step, carry, (jnp.arange(plan.rows), plan, noise))
+    carry: Any = (x, (zeros,) * plan.window, (zeros,) * plan.draws, zeros if observe else None, memory)
+    (x, *_), observed = jax.lax.scan(step, carry, (jnp.arange(plan.rows), plan, noise, marks))
     x = x.astype(x_T.dtype)
     return (x, observed) if observe else x
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,24 @@ def call_flops(experiment: Experiment) -> int:
     """Of one network call for one example, in evaluation mode."""
     inputs = jax.eval_shape(partial(network_inputs, experiment), abstract_batch(experiment, 1))
     return flops(experiment.network.apply, abstract_state(experiment).params, *inputs)
+
+
+def sampling_flops(plan: Any, D: Any, x_T: Any, cond: Any = None, fresh: Iterable[int] | None = None) -> int:
+    """Of the network calls of a plan, `samplers.run`, or with `fresh` of `samplers.run_reusing_encoder`.
+
+    The executors' own programs do not say: a call that may be left out counts there as if it never were.
+
+    >>> import gendyn as gd
+    >>> process = gd.processes.EDM()
+    >>> D = gd.denoiser(lambda params, x, label, cond: x @ params, jnp.ones((2, 2)), process, "denoised")
+    >>> sampling_flops(gd.plan("ddim", process, nfe=5), D, jnp.ones((1, 2)))
+    40
+    """
+    t = jax.ShapeDtypeStruct((), jnp.promote_types(x_T.dtype, jnp.float32))
+    if fresh is None:
+        return plan.nfe * flops(D, x_T, t, cond)
+    encoded = jax.eval_shape(D.encode, x_T, t, cond)
+    return len(set(fresh)) * flops(D.encode, x_T, t, cond) + plan.nfe * flops(D.decode, encoded, x_T, t, cond)
 
 
 def step_flops(experiment: Experiment) -> int:
