@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as f
 
 import gendyn as gd
+from gendyn.networks.embeddings import FREQUENCIES
 from gendyn.networks.unet import layout, levels
 from gendyn.tree import paths
 
@@ -60,8 +61,11 @@ def norm(p: Parameters, name: str, x: torch.Tensor) -> torch.Tensor:
     return f.group_norm(x, max(1, min(32, channels // 4)), p[f"{name}/scale"], p[f"{name}/bias"], eps=1e-5)
 
 
-def conditioning(p: Parameters, label: torch.Tensor, features: int) -> torch.Tensor:
-    w = torch.tensor(np.geomspace(*gd.networks.embeddings.FREQUENCIES, features // 2), dtype=torch.float32)
+def frequencies(features: int) -> torch.Tensor:
+    return torch.tensor(np.geomspace(*FREQUENCIES, features // 2), dtype=torch.float32)
+
+
+def conditioning(p: Parameters, label: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     angles = label[:, None] * w
     waves = torch.cat([torch.cos(angles), torch.sin(angles)], -1)
     inner = f.silu(dense(p, "conditioning/level", waves))
@@ -79,14 +83,14 @@ def attention(p: Parameters, name: str, x: torch.Tensor, heads: int) -> torch.Te
 
 def dit(*, width: int, depth: int, heads: int, patch: int, side: int, features: int = 256) -> Callable[..., Any]:
     """(parameters, x, label) -> output of `gd.networks.DiT`."""
-    count = side // patch
+    count, w = side // patch, frequencies(features)
     places = torch.tensor(gd.networks.grid_sinusoids((count, count), width), dtype=torch.float32)
 
     def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return f.layer_norm(x, (width,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
     def network(p: Parameters, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        c = conditioning(p, label, features)
+        c = conditioning(p, label, w)
         batch, channels = x.shape[:2]
         cells = x.view(batch, channels, count, patch, count, patch).permute(0, 2, 4, 3, 5, 1)
         h = dense(p, "stem", cells.reshape(batch, count * count, -1)) + places
@@ -109,6 +113,7 @@ def unet(
     """(parameters, x, label) -> output of `gd.networks.UNet` on two grid axes."""
     widths = tuple(width * multiplier for multiplier in multipliers)
     encoder, middle, decoder = layout(widths, blocks, levels(attends, len(multipliers)))
+    w = frequencies(features)
 
     def block(p: Parameters, name: str, row: Any, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         def resample(h: torch.Tensor) -> torch.Tensor:
@@ -128,7 +133,7 @@ def unet(
         return h + mixed.transpose(1, 2).reshape(h.shape)
 
     def network(p: Parameters, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        c = conditioning(p, label, features)
+        c = conditioning(p, label, w)
         h = conv(p, "stem", x)
         skips = [h]
         for i, row in enumerate(encoder):

@@ -35,7 +35,8 @@ def run_reusing_encoder(
     little of x_T to late states, is not made.
 
     Args:
-        plan, x_T, key, noise, cond, observe: as in `run`.
+        plan: any plan, on the host (under `jax.vmap` over plans every row would evaluate the encoder anyway).
+        x_T, key, noise, cond, observe: as in `run`.
         D: denoiser of a network in two halves: one of `gd.denoiser` on UNet or EDMUNet, also guided or with scaled
             skip connections.
         fresh: numbers of the calls that evaluate the encoder, the first one, 0, among them: `range(0, plan.nfe, 3)`.
