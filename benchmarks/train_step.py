@@ -190,8 +190,7 @@ def main(config: Config) -> None:
     results = {}
     for name in config.networks:
         results[name] = measured(config, name)
-        print(name, results[name], flush=True)
-    print(record("train_step", results, asdict(config) | {"peers": peers}))
+        print(name, results[name], record("train_step", results, asdict(config) | {"peers": peers}), flush=True)
 
 
 if __name__ == "__main__":
