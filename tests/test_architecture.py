@@ -52,6 +52,7 @@ ONLY_IN = {
     "diffrax": {"samplers/adaptive.py", "samplers/likelihood.py"},
     "lineax": {"control", "samplers/adaptive.py"},
     "grain": {"data"},
+    "array_record": {"data"},
     "ott": {"processes/couplings.py", "metrics", "data"},
     "sklearn": {"data", "metrics"},
     "pyarrow": {"data", "tables"},

@@ -24,6 +24,7 @@ COMMANDS = {
     "info": "what a run is made of",
     "checkpoint": "list, verify, prune and convert the checkpoints of a run",
     "import": "make a run of a public checkpoint, without executing it",
+    "pack": "turn images or arrays into shards for training",
     "export": "write a run's network under its published names",
 }
 """Command -> one line; each is `gendyn/cli/COMMAND.py` (import_.py for import) with `run(argv) -> exit status`."""

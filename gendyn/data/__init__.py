@@ -1,9 +1,9 @@
 """Data: a source is a sequence of examples, a run is a line of positions.
 
 A *source* has a length and gives dicts of numpy arrays, `{"data": [*shape], "label": []}`: `digits`,
-`synthetic2d`, `image_parquet`, `image_folder`, `npz`, `arrays` in memory, or `wrap` around anything with
-`__len__` and `__getitem__`. Calling one opens it; a name in `SOURCES` with its options describes it without
-touching a file.
+`synthetic2d`, `image_parquet`, `image_folder`, `npz`, `arrays` in memory, `shards` on disk that `pack` wrote,
+`mix` of several, or `wrap` around anything with `__len__` and `__getitem__`. Calling one opens it; a name in
+`SOURCES` with its options describes it without touching a file.
 
 A *run* sees the permutations of its epochs end to end, one endless line of positions cut into batches:
 
@@ -22,13 +22,19 @@ from gendyn.data.catalog import SOURCES, open_source
 from gendyn.data.digits import digits
 from gendyn.data.foreign import Wrapped, wrap
 from gendyn.data.images import image_folder
+from gendyn.data.incoming import Incoming, incoming
 from gendyn.data.loader import Batches, batches
+from gendyn.data.making import Packing
+from gendyn.data.mixing import Mixture, mix
+from gendyn.data.packing import pack
 from gendyn.data.paired import Paired, paired
 from gendyn.data.parquet import image_parquet
 from gendyn.data.sample_files import SampleFiles, sample_files
+from gendyn.data.shard_index import verify
+from gendyn.data.shards import Shards, shards
 from gendyn.data.sources import Arrays, CorruptData, Source, arrays, npz
 from gendyn.data.synthetic import synthetic2d
-from gendyn.data.transforms import Positional, Transform, from_uint8, random_flip, to_uint8
+from gendyn.data.transforms import Positional, RandomCrop, Transform, from_uint8, random_flip, rearranges, to_uint8
 from gendyn.data.warping import warp
 
 __all__ = [
@@ -37,10 +43,15 @@ __all__ = [
     "Augmentation",
     "Batches",
     "CorruptData",
+    "Incoming",
+    "Mixture",
     "Moves",
+    "Packing",
     "Paired",
     "Positional",
+    "RandomCrop",
     "SampleFiles",
+    "Shards",
     "Source",
     "Transform",
     "Wrapped",
@@ -50,13 +61,19 @@ __all__ = [
     "from_uint8",
     "image_folder",
     "image_parquet",
+    "incoming",
+    "mix",
     "npz",
     "open_source",
+    "pack",
     "paired",
     "random_flip",
+    "rearranges",
     "sample_files",
+    "shards",
     "synthetic2d",
     "to_uint8",
+    "verify",
     "warp",
     "wrap",
 ]

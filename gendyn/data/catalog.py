@@ -8,6 +8,7 @@ from typing import Any
 from gendyn.data.digits import digits
 from gendyn.data.images import image_folder
 from gendyn.data.parquet import image_parquet
+from gendyn.data.shards import shards
 from gendyn.data.sources import Source, npz
 from gendyn.data.synthetic import synthetic2d
 
@@ -17,6 +18,7 @@ SOURCES: Mapping[str, Callable[..., Source]] = {
     "image_parquet": image_parquet,
     "image_folder": image_folder,
     "npz": npz,
+    "shards": shards,
 }
 
 

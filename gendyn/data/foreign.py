@@ -12,7 +12,7 @@ from gendyn.data.sources import CorruptData, delivered, required, stored
 from gendyn.data.transforms import Batch
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Wrapped:
     """A foreign sequence in our terms; see `wrap`."""
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gendyn.data.sources import Arrays, CorruptData, arrays, existing
 
@@ -57,12 +57,7 @@ def image_folder(
 
     Cost: one pass over the files, then height x width x channels bytes an image.
     """
-    root = existing(path)
-    files = sorted(file for file in root.rglob("*") if _is_image(file, root))
-    if not files:
-        raise FileNotFoundError(f"no images in {root.absolute()}: looked for files ending in {sorted(SUFFIXES)}")
-    classes = _classes(root, files)
-    pictures = (_picture(root, file, classes) for file in files)
+    pictures, classes = folder_pictures(existing(path))
     return from_pictures(
         pictures,
         size=size,
@@ -71,6 +66,15 @@ def image_folder(
         class_names=classes,
         num_classes=len(classes) or None,
     )
+
+
+def folder_pictures(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
+    """The images of a folder in order of their paths, and the names of the classes."""
+    files = sorted(file for file in root.rglob("*") if _is_image(file, root))
+    if not files:
+        raise FileNotFoundError(f"no images in {root.absolute()}: looked for files ending in {sorted(SUFFIXES)}")
+    classes = _classes(root, files)
+    return [_picture(root, file, classes) for file in files], classes
 
 
 def from_pictures(
@@ -113,11 +117,23 @@ def decode(
         if image.mode[0] in "IF":
             raise ValueError(f"mode {image.mode} has more than 8 bits a channel; convert it to 8")
         grey = image.mode in GREY_MODES if channels is None else channels == 1
-        pixels = image.convert("L" if grey else "RGB")
+        mode = "L" if grey else "RGB"
+        image.load()
+        pixels = image if image.mode == mode else image.convert(mode)
     if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        pixels = ImageOps.fit(pixels, (width, height), method=Image.Resampling.LANCZOS)
+        pixels = _fit(pixels, *((size, size) if isinstance(size, int) else size))
     return np.atleast_3d(np.asarray(pixels))
+
+
+def _fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred window of the proportions height : width, on whole pixels, resized.
+
+    Of squares the same as "center-crop" in the `dataset_tool.py` of the StyleGAN and EDM releases.
+    """
+    wide = min(image.width, max(1, round(image.height * width / height)))
+    high = min(image.height, max(1, round(image.width * height / width)))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    return image.crop((left, top, left + wide, top + high)).resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _check_shape(name: str, image: np.ndarray, first: str, pixels: list[np.ndarray]) -> None:

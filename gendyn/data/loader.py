@@ -13,15 +13,16 @@ restart, sees the same examples in the same order with the same augmentation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 
-from gendyn.data.sources import Batch, Source
+from gendyn.data.sources import Batch, Source, delivered
 from gendyn.data.transforms import Positional, Transform, philox
 
 if TYPE_CHECKING:
@@ -99,11 +100,14 @@ class Batches:
 
     def __getitem__(self, k: int, /) -> Batch:
         positions = self.positions(k)
-        batch = take(self.source, example_at(positions, num_examples=len(self.source), seed=self.seed))
+        indices = example_at(self.source, positions, seed=self.seed)
         rng = Positional(seed=self.seed, first=int(positions[0]))
-        for transform in self.transforms:
-            batch = transform(batch, rng)
-        return batch
+        if not hasattr(self.source, "stored"):
+            return transformed(take(self.source, indices), self.transforms, rng)
+        movers = tuple(itertools.takewhile(lambda transform: hasattr(transform, "rearranges"), self.transforms))
+        batch = transformed(self.source.stored(indices), movers, rng)
+        batch = {name: delivered(values) for name, values in batch.items()}
+        return transformed(batch, self.transforms[len(movers) :], rng)
 
     def positions(self, k: int) -> Int[np.ndarray, " rows"]:
         """The positions in the run of this process's rows of batch k."""
@@ -114,14 +118,30 @@ class Batches:
         return max(-(-self.batch_size // self.process_count), 1) * self.process_count
 
 
-def example_at(positions: Int[np.ndarray, " rows"], *, num_examples: int, seed: int) -> Int[np.ndarray, " rows"]:
-    """Which example stands at each position of the run (positions ascend)."""
-    epochs, places = np.divmod(positions, num_examples)
+def transformed(batch: Batch, transforms: Sequence[Transform], rng: Positional) -> Batch:
+    """The batch after the transforms, in order."""
+    for transform in transforms:
+        batch = transform(batch, rng)
+    return batch
+
+
+def example_at(source: Source, positions: Int[np.ndarray, " rows"], *, seed: int) -> Int[np.ndarray, " rows"]:
+    """Which example stands at each position of the run (positions ascend): the source's own order if it has one, else
+    the permutations of its epochs."""
+    if hasattr(source, "example_at"):
+        return source.example_at(positions, seed=seed)
+    order = _orders(len(source), seed)
+    epochs, places = np.divmod(positions, len(source))
     turns = range(int(epochs[0]), int(epochs[-1]) + 1)
-    return np.concatenate([permutation(num_examples, seed, epoch)[places[epochs == epoch]] for epoch in turns])
+    return np.concatenate([order(epoch)[places[epochs == epoch]] for epoch in turns])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
+def _orders(n: int, seed: int) -> Callable[[int], Int[np.ndarray, " n"]]:
+    """The permutations of one run, by epoch. The last two stay in memory: batches lie across the ends of epochs."""
+    return lru_cache(maxsize=2)(partial(permutation, n, seed))
+
+
 def permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     """The order of one epoch: the one that sorts n random 64-bit numbers.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from gendyn.data.loader import take
+from gendyn.data.loader import example_at, take
 from gendyn.data.sources import Source
 from gendyn.data.transforms import Batch
 
@@ -37,6 +37,10 @@ class Paired:
     def take(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """The examples at `indices` with their partners' data as "base"."""
         return {**take(self.data, indices), "base": take(self.base, self.partner[indices])["data"]}
+
+    def example_at(self, positions: Int[np.ndarray, " rows"], *, seed: int) -> Int[np.ndarray, " rows"]:
+        """The order of the data's own source, which may be a mixture."""
+        return example_at(self.data, positions, seed=seed)
 
 
 def paired(data: Source, base: Source, *, seed: int = 0) -> Paired:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,19 +41,46 @@ def image_parquet(
 
     Cost: MNIST's 60,000 images open in about 3 s and hold 47 MB, CIFAR-10's 50,000 in about 5 s and 154 MB.
     """
+    rows = parquet_pictures(path, split, image=image, label=label)
+    return from_pictures(
+        itertools.islice(rows.pictures(), limit),
+        size=size,
+        channels=channels,
+        on_corrupt=on_corrupt,
+        class_names=rows.class_names,
+        num_classes=rows.num_classes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The images of one split before decoding: which files and columns hold them."""
+
+    files: list[Path]
+    image: str
+    label: str | None
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int | None:
+        return len(self.class_names) or _num_classes(self.files, self.label) or None
+
+    @property
+    def count(self) -> int:
+        return sum(_open(file).metadata.num_rows for file in self.files)
+
+    def pictures(self) -> Iterator[Picture]:
+        """Each is called by its number and, where it has one, its path."""
+        return _pictures(self.files, self.image, self.label)
+
+
+def parquet_pictures(path: str | Path, split: str, *, image: str | None = None, label: str | None = "label") -> Rows:
+    """Where the images of a parquet file or folder are; arguments as in `image_parquet`."""
     files = _files(existing(path), split)
     schema = _open(files[0]).schema_arrow
     image = _image_column(schema) if image is None else required(image, schema.names, "column", "image=")
     label = _label_column(schema, label)
-    names = _class_names(schema, label)
-    return from_pictures(
-        itertools.islice(_pictures(files, image, label), limit),
-        size=size,
-        channels=channels,
-        on_corrupt=on_corrupt,
-        class_names=names,
-        num_classes=len(names) or _num_classes(files, label) or None,
-    )
+    return Rows(files=files, image=image, label=label, class_names=_class_names(schema, label))
 
 
 def _files(path: Path, split: str) -> list[Path]:

@@ -31,8 +31,13 @@ class CorruptData(ValueError):
 
 @runtime_checkable
 class Source(Protocol):
-    """A sequence of examples. `take(indices)`, a whole batch at once, is optional: it is used where present,
-    because a Python call per example takes two to four times as long (measured, 32x32x3)."""
+    """A sequence of examples. Three more methods are optional, and used where present:
+
+    * `take(indices)`: a whole batch at once, because a Python call per example takes two to four times as long
+      (measured, 32x32x3);
+    * `stored(indices)`: the same before `delivered`, pixels still `uint8`, so that flips move a quarter of the bytes;
+    * `example_at(positions, seed=)`: which example stands where in a run, if not the permutations of its epochs.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,11 +75,12 @@ class Arrays:
 
     def take(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """The examples at `indices`, stacked: {"data": [batch, *shape], "label": [batch], and the fields}."""
-        batch = {"data": delivered(self.data[indices])}
-        batch |= {name: delivered(values[indices]) for name, values in self.fields.items()}
-        if self.labels is not None:
-            batch["label"] = self.labels[indices]
-        return batch
+        return {name: delivered(values) for name, values in self.stored(indices).items()}
+
+    def stored(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """As `take`, in the dtypes that are kept."""
+        batch = {"data": self.data[indices]} | {name: values[indices] for name, values in self.fields.items()}
+        return batch if self.labels is None else {**batch, "label": self.labels[indices]}
 
     def __repr__(self) -> str:
         return f"Arrays({len(self)} of {list(self.shape)}, {self.data.dtype}, num_classes={self.num_classes})"
@@ -171,8 +177,10 @@ def optional(name: str | None, found: Any, what: str, remedy: str) -> str | None
 
 
 def delivered(array: np.ndarray) -> np.ndarray:
-    """The data as a network sees it: float32 as it is, uint8 as pixels in [-1, 1]."""
-    return from_uint8(array) if array.dtype == np.uint8 else array
+    """The data as a network sees it: uint8 as pixels in [-1, 1], float16 as float32, others as they are."""
+    if array.dtype == np.uint8:
+        return from_uint8(array)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _checked_data(data: np.ndarray) -> np.ndarray:

@@ -5,6 +5,9 @@ with `rng.random((batch, ...))`, example axis first, and keeps nothing. In the l
 its numbers belong to the *position* of an example in the run, not to a process or to a call, so that one,
 two or four processes, and a run that was resumed, flip the same images. A `np.random.Generator` serves as
 well, by hand.
+
+A transform that only rearranges pixels says so (`rearranges`). It commutes with the map of pixels to [-1, 1], so the
+loader lets it work on `uint8`, a quarter of the bytes, where a source keeps that; the result is the same bit by bit.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
@@ -30,6 +34,13 @@ class Random(Protocol):
 Transform = Callable[[Batch, Random], Batch]
 
 
+def rearranges(transform: Transform) -> Transform:
+    """Mark a transform that moves or drops pixels and changes none, whatever the dtype of the data."""
+    transform.rearranges = True  # type: ignore[attr-defined]
+    return transform
+
+
+@rearranges
 def random_flip(batch: Batch, rng: Random) -> Batch:
     """Mirror left and right, each example with probability one half. Data [batch, ..., width, channels].
 
@@ -40,10 +51,38 @@ def random_flip(batch: Batch, rng: Random) -> Batch:
     data = batch["data"]
     if data.ndim < 3:
         raise ValueError(f"random_flip needs data [batch, ..., width, channels], got shape {list(data.shape)}")
-    mirrored = rng.random((len(data),)) < 0.5
+    mirrored = np.flatnonzero(rng.random((len(data),)) < 0.5)
     flipped = data.copy()
-    flipped[mirrored] = data[mirrored][..., ::-1, :]
+    for channel in range(data.shape[-1]):  # three times as fast as all channels at once (measured, 32x32x3)
+        flipped[..., channel][mirrored] = data[..., channel][mirrored][..., ::-1]
     return {**batch, "data": flipped}
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A window of `side` x `side` pixels, or (height, width), at a place drawn anew for each example.
+
+    Data [batch, height, width, channels]; every place is equally likely. Images smaller than the window are refused.
+
+    >>> RandomCrop(4)({"data": np.zeros([2, 6, 5, 3])}, np.random.default_rng(0))["data"].shape
+    (2, 4, 4, 3)
+    """
+
+    side: int | tuple[int, int]
+    rearranges: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch, rng: Random) -> Batch:
+        data = batch["data"]
+        sides = (self.side, self.side) if isinstance(self.side, int) else self.side
+        if data.ndim != 4 or data.shape[1] < sides[0] or data.shape[2] < sides[1]:
+            raise ValueError(
+                f"a crop to {sides[0]}x{sides[1]} needs data [batch, height, width, channels] at least as large, "
+                f"got shape {list(data.shape)}"
+            )
+        spare = np.subtract(data.shape[1:3], sides) + 1
+        corners = np.floor(rng.random((len(data), 2)) * spare).astype(int)
+        windows = [image[y : y + sides[0], x : x + sides[1]] for image, (y, x) in zip(data, corners)]
+        return {**batch, "data": np.stack(windows)}
 
 
 def from_uint8(pixels: UInt8[np.ndarray, "*data"]) -> Float[np.ndarray, "*data"]:
@@ -52,8 +91,7 @@ def from_uint8(pixels: UInt8[np.ndarray, "*data"]) -> Float[np.ndarray, "*data"]
     >>> from_uint8(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]
     """
-    values = pixels.astype(np.float32)
-    values /= np.float32(127.5)
+    values = np.divide(pixels, np.float32(127.5), dtype=np.float32)
     values -= np.float32(1.0)
     return values
 
