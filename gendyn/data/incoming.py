@@ -236,6 +236,9 @@ def _keys(tar: Path) -> dict[str, dict[str, _Member]]:
                     stem, _, ending = name.partition(".")
                     place = _Member(tar, member.offset_data, member.size)
                     found.setdefault(f"{folder}/{stem}" if folder else stem, {})[ending.lower()] = place
+            end = _Member(tar, archive.offset, tarfile.BLOCKSIZE).read()
+        if any(end):
+            raise tarfile.ReadError("no block of zeros at its end")
     except (tarfile.TarError, EOFError) as error:
         raise CorruptData(f"{tar} is no complete, uncompressed tar ({error}); unpack .gz first") from error
     return found

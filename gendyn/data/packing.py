@@ -121,20 +121,23 @@ def _provenance(encoder: Encoder) -> dict[str, str | None]:
     return {"function": name, "sha256": sha256(Path(file)) if file and Path(file).exists() else None}
 
 
-def _check_same(made_from: Any, request: dict[str, Any], path: Path) -> None:
+def _check_same(made_from: Any, request: dict[str, Any], path: Path, but: tuple[str, ...] = ("name",)) -> None:
     """Refuse to mix two data sets. Names may change, since data sets move; contents and options may not."""
-    differ = [key for key in request if key != "name" and made_from.get(key) != request[key]]
+    differ = [key for key in request if key not in but and made_from.get(key) != request[key]]
     if differ:
         text = ", ".join(f"{key} {made_from.get(key)!r} there, {request[key]!r} now" for key in differ)
         raise ValueError(f"{path} belongs to another packing ({text}); choose another folder, or remove that one")
 
 
 def _begin(note: Path, request: dict[str, Any]) -> Progress:
-    """Where an earlier call stopped, or the beginning; shows, before any work, that the folder can be written."""
+    """Where an earlier call stopped, or the beginning; shows, before any work, that the folder can be written.
+
+    What stopped it may call for another answer: options that the shards so far do not depend on may change.
+    """
     progress = Progress(request=request)
-    if note.exists():
-        progress = Progress.from_json(read_json(note))
-        _check_same(progress.request, request, note)
+    if note.exists() and (earlier := Progress.from_json(read_json(note))).shards:
+        _check_same(earlier.request, request, note, but=("name", "skip_unreadable", "num_classes"))
+        progress = replace(earlier, request=request)
     _write_json(note, progress.json())
     return progress
 
