@@ -102,9 +102,9 @@ class Batches:
         positions = self.positions(k)
         indices = example_at(self.source, positions, seed=self.seed)
         rng = Positional(seed=self.seed, first=int(positions[0]))
-        if not hasattr(self.source, "stored"):
-            return transformed(take(self.source, indices), self.transforms, rng)
         movers = tuple(itertools.takewhile(lambda transform: hasattr(transform, "rearranges"), self.transforms))
+        if not movers or not hasattr(self.source, "stored"):
+            return transformed(take(self.source, indices), self.transforms, rng)
         batch = transformed(self.source.stored(indices), movers, rng)
         batch = {name: delivered(values) for name, values in batch.items()}
         return transformed(batch, self.transforms[len(movers) :], rng)

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gendyn.data.images import DECODING_ERRORS, decode
-from gendyn.data.sources import CorruptData
-from gendyn.data.transforms import Batch
+from gendyn.data.sources import CorruptData, delivered
+from gendyn.data.transforms import Batch, from_uint8
 
 Encoding = Literal["raw", "image"]
 DTYPES = ("uint8", "float16", "float32")
@@ -60,8 +60,8 @@ class Layout:
         content = data if isinstance(data, bytes) else data.astype(_little(self.dtype), copy=False).tobytes()
         return head.tobytes() + content
 
-    def unpack(self, records: Sequence[bytes], called: Callable[[int], str]) -> Batch:
-        """Records as arrays in the dtypes of the layout.
+    def unpack(self, records: Sequence[bytes], called: Callable[[int], str], *, deliver: bool) -> Batch:
+        """Records as arrays of one's own, in the dtypes of the layout or as `sources.delivered` makes them.
 
         Args:
             called: the name of record i, for messages.
@@ -73,16 +73,20 @@ class Layout:
         for i, record in enumerate(records):
             if len(record) <= head.itemsize if self.encoding == "image" else len(record) != row.itemsize:
                 raise CorruptData(f"{called(i)} is damaged (a record of {len(record)} bytes); copy or pack it again")
+        own = _delivered if deliver else _native
         if self.encoding == "raw":
             rows = np.frombuffer(b"".join(records), row)
-            return {name: _native(rows[name]) for name in row.names or ()}
-        heads = (
-            np.frombuffer(b"".join([record[: head.itemsize] for record in records]), head) if head.itemsize else None
-        )
-        batch = {name: _native(heads[name]) for name in head.names or ()}  # type: ignore[index]
-        batch["data"] = np.empty((len(records), *self.shape), np.uint8)
-        for i, record in enumerate(records):
-            batch["data"][i] = self._image(record[head.itemsize :], called, i)
+            return {name: own(rows[name]) for name in row.names or ()}
+        heads = np.frombuffer(b"".join([record[: head.itemsize] for record in records]), np.uint8)
+        columns = heads.reshape(len(records), head.itemsize).view(head)[:, 0] if head.itemsize else {}
+        batch = {name: own(columns[name]) for name in head.names or ()}
+        batch["data"] = np.empty((len(records), *self.shape), np.float32 if deliver else np.uint8)
+        for i, record in enumerate(records):  # each while it is in the cache
+            pixels = self._image(record[head.itemsize :], called, i)
+            if deliver:
+                from_uint8(pixels, out=batch["data"][i])
+            else:
+                batch["data"][i] = pixels
         return batch
 
     def _image(self, content: bytes, called: Callable[[int], str], i: int) -> np.ndarray:
@@ -132,5 +136,10 @@ def _little(dtype: str) -> np.dtype:
 
 
 def _native(values: np.ndarray) -> np.ndarray:
-    """An array of one's own, in the machine's byte order."""
+    """A copy in the machine's byte order."""
     return values.astype(values.dtype.newbyteorder("="))
+
+
+def _delivered(values: np.ndarray) -> np.ndarray:
+    """A copy as a network sees it."""
+    return delivered(values) if values.dtype in (np.uint8, np.float16) else _native(values)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from gendyn.data.shard_index import Index, Shard, read_index
-from gendyn.data.sources import CorruptData, delivered
+from gendyn.data.sources import CorruptData
 from gendyn.data.transforms import Batch
 
 if TYPE_CHECKING:
@@ -54,43 +54,58 @@ class Shards:
 
     def take(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """The examples at `indices`, stacked: {"data": [batch, *shape], "label": [batch], and the fields}."""
-        return {name: delivered(values) for name, values in self.stored(indices).items()}
+        return self._unpacked(indices, deliver=True)
 
     def stored(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """As `take`, in the dtypes that are kept: pixels as uint8."""
+        return self._unpacked(indices, deliver=False)
+
+    def records(self, indices: Int[np.ndarray, " batch"]) -> list[bytes]:
+        """The records of the examples at `indices`, as `gendyn.data.records` describes them."""
+        where = self._places(indices)
+        readers = {number: _reader(self._paths[number], self.index.shards[number], os.getpid()) for number, _ in where}
+        try:
+            return [readers[number].read(place, place + 1)[0] for number, place in where]
+        except (RuntimeError, IndexError) as error:
+            raise CorruptData(f"{self._first_fault(where)} is damaged ({error}); copy or pack it again") from error
+
+    def _unpacked(self, indices: Int[np.ndarray, " batch"], *, deliver: bool) -> Batch:
+        records = self.records(indices)
+        return self.index.layout.unpack(records, lambda i: self._called(*self._places(indices)[i]), deliver=deliver)
+
+    def _places(self, indices: Int[np.ndarray, " batch"]) -> list[tuple[int, int]]:
+        """In which shard each example is, and where in it."""
         indices = np.asarray(indices)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"indices must lie in 0..{len(self) - 1}, got {indices.min()} to {indices.max()}")
-        numbers = np.searchsorted(self._ends, indices, side="right")
-        places = indices - self._ends[numbers] + self._counts[numbers]
-        where = list(zip(numbers.tolist(), places.tolist()))
-        records = [self.record(number, place) for number, place in where]
-        return self.index.layout.unpack(records, called=lambda i: f"{self._path(where[i][0])}, example {where[i][1]},")
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        return list(zip(numbers.tolist(), (indices - self._starts[numbers]).tolist()))
 
-    def record(self, number: int, place: int) -> bytes:
-        """The bytes of one record: shard `number`, example `place` in it."""
-        path = self._path(number)
-        reader = _reader(path, self.index.shards[number], os.getpid())
-        try:
-            return reader.read(place, place + 1)[0]
-        except (RuntimeError, IndexError) as error:
-            raise CorruptData(f"{path} is damaged at example {place} ({error}); copy it or pack it again") from error
+    def _called(self, number: int, place: int) -> str:
+        return f"{self._paths[number]}, example {place},"
+
+    def _first_fault(self, where: list[tuple[int, int]]) -> str:
+        """The name of the first example that cannot be read."""
+        for number, place in where:
+            try:
+                _reader(self._paths[number], self.index.shards[number], os.getpid()).read(place, place + 1)
+            except RuntimeError:
+                break
+        return self._called(number, place)
 
     def __repr__(self) -> str:
         layout = self.index.layout
         what = f"{len(self)} of {list(self.shape)}, {layout.encoding} {layout.dtype}, num_classes={self.num_classes}"
         return f"Shards({what}, {len(self.index.shards)} files)"
 
-    def _path(self, number: int) -> str:
-        return str(self.folder / self.index.shards[number].file)
+    @cached_property
+    def _paths(self) -> list[str]:
+        return [str(self.folder / shard.file) for shard in self.index.shards]
 
     @cached_property
-    def _counts(self) -> np.ndarray:
-        return np.array([shard.examples for shard in self.index.shards])
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum(self._counts)
+    def _starts(self) -> Int[np.ndarray, " shards"]:
+        """The number of each shard's first example."""
+        return np.cumsum([0, *(shard.examples for shard in self.index.shards[:-1])])
 
 
 def shards(folder: str | Path, split: str = "train") -> Shards:

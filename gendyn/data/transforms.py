@@ -85,15 +85,16 @@ class RandomCrop:
         return {**batch, "data": np.stack(windows)}
 
 
-def from_uint8(pixels: UInt8[np.ndarray, "*data"]) -> Float[np.ndarray, "*data"]:
-    """Pixels 0..255 to float32 in [-1, 1]: x = u / 127.5 - 1. Inverse of `to_uint8`, exactly.
+def from_uint8(
+    pixels: UInt8[np.ndarray, "*data"], *, out: Float[np.ndarray, "*data"] | None = None
+) -> Float[np.ndarray, "*data"]:
+    """Pixels 0..255 to float32 in [-1, 1]: x = u / 127.5 - 1, into `out` if given. Inverse of `to_uint8`, exactly.
 
     >>> from_uint8(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]
     """
-    values = np.divide(pixels, np.float32(127.5), dtype=np.float32)
-    values -= np.float32(1.0)
-    return values
+    values = np.divide(pixels, np.float32(127.5), out=out, dtype=np.float32)
+    return np.subtract(values, np.float32(1.0), out=values)
 
 
 def to_uint8(x: Num[Any, "*data"]) -> UInt8[np.ndarray, "*data"]:

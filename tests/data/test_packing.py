@@ -120,14 +120,14 @@ def test_a_zip_without_labels_and_labels_left_out(made, tmp_path):
 def test_kept_files_are_the_very_bytes(made, tmp_path, colour):
     pack(made("webdataset"), tmp_path / "out", Packing(encoding="kept"))
     packed = shards(tmp_path / "out")
-    assert [packed.record(0, i)[4:] for i in range(7)] == [jpeg(pixels) for pixels in colour]
+    assert [packed.records([i])[0][4:] for i in range(7)] == [jpeg(pixels) for pixels in colour]
 
 
 def test_resized_images_are_not_kept_but_png(made, tmp_path):
     pack(made("webdataset"), tmp_path / "out", Packing(encoding="kept", resolution=4))
     packed = shards(tmp_path / "out")
     assert packed.shape == (4, 4, 3)
-    assert packed.record(0, 0)[4:].startswith(b"\x89PNG")
+    assert packed.records([0])[0][4:].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("sides", [(8, 13), (13, 8), (9, 9), (4, 4), (4, 3)])
