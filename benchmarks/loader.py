@@ -1,10 +1,10 @@
 """What does an example cost the loader, beside the shortest loop that does the same work?
 
 Run:      JAX_PLATFORMS=cpu python -m benchmarks.loader
-Takes:    about three minutes.
+Takes:    about four minutes.
 Measures: examples per second of processor time on one core, all threads and the system's share counted, contestants in
-          turn, and their ratio in each round. Processor time, because other jobs on the machine do not enter it, nor
-          what was read ahead before a round (a round ends when reading ahead has come to rest again).
+          turn, and their ratio in each repeat. Processor time, because other jobs on the machine do not enter it, nor
+          what was read ahead before a turn (a turn ends when reading ahead has come to rest again).
           1. 32x32x3 uint8 with flips, to float32 in [-1, 1]: against the same in plain NumPy;
           2. 256x256 JPEG (windows of the two photographs that come with scikit-learn) from shards: against a loop that
              decodes the same bytes, in memory, with Pillow, and throws the pixels away ("pillow"), and against one that
@@ -45,7 +45,9 @@ class Config:
     batch: int = 128
     batch_large: int = 32
     seconds: float = 1.0
-    """How long a contestant runs in each round, about."""
+    """How long a contestant runs in each repeat, about."""
+    slices: int = 8
+    """In so many turns, so that what else the machine does meets all alike."""
 
 
 def plain(config: Config, data: np.ndarray, labels: np.ndarray) -> Callable[[int], Any]:
@@ -139,17 +141,18 @@ def compare(config: Config, batch: int, contestants: dict[str, Callable[[int], A
     contestants[bare](2)
     start = time.process_time()
     contestants[bare](3)
-    count = max(1, round(3 * config.seconds / (time.process_time() - start)))
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for i in range(config.repeats + 1):  # the first round warms up
-        for name in list(contestants) if i % 2 else list(reversed(contestants)):
+    count = max(1, round(3 * config.seconds / config.slices / (time.process_time() - start)))
+    seconds = {name: np.zeros(config.repeats + 1) for name in contestants}
+    for i, k in np.ndindex(config.repeats + 1, config.slices):
+        for name in list(contestants) if k % 2 else list(reversed(contestants)):
             start = time.process_time()
             contestants[name](count)
-            seconds[name].append(settled(start))
-    measured = {name: np.array(values[1:]) for name, values in seconds.items()}
+            seconds[name][i] += settled(start)
+    measured = {name: values[1:] for name, values in seconds.items()}  # the first warmed up
+    images = count * batch * config.slices
     return {
-        "images_a_round": count * batch,
-        "images_per_cpu_second": {name: spread(count * batch / values) for name, values in measured.items()},
+        "images_a_repeat": images,
+        "images_per_cpu_second": {name: spread(images / values) for name, values in measured.items()},
         f"ratio_to_{bare}": {name: spread(measured[bare] / values) for name, values in measured.items()},
     }
 
