@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -39,18 +40,17 @@ class Layout:
     labelled: bool
     fields: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def head(self) -> np.dtype:
         """What stands before the data."""
         label = [("label", "<i4")] if self.labelled else []
         return np.dtype(label + [(name, _little(dtype), shape) for name, (dtype, shape) in self.fields.items()])
 
-    @property
+    @cached_property
     def row(self) -> np.dtype:
         """A whole record, where its length is fixed."""
-        return np.dtype(
-            [*((n, self.head[n]) for n in self.head.names or ()), ("data", _little(self.dtype), self.shape)]
-        )
+        before = [(name, self.head[name]) for name in self.head.names or ()]
+        return np.dtype([*before, ("data", _little(self.dtype), self.shape)])
 
     def pack(self, data: np.ndarray | bytes, label: int | None, fields: Mapping[str, np.ndarray]) -> bytes:
         """One record."""
@@ -71,7 +71,8 @@ class Layout:
         """
         head, row = self.head, self.row
         for i, record in enumerate(records):
-            if len(record) <= head.itemsize if self.encoding == "image" else len(record) != row.itemsize:
+            whole = len(record) == row.itemsize if self.encoding == "raw" else len(record) > head.itemsize
+            if not whole:
                 raise CorruptData(f"{called(i)} is damaged (a record of {len(record)} bytes); copy or pack it again")
         own = _delivered if deliver else _native
         if self.encoding == "raw":
@@ -101,14 +102,8 @@ class Layout:
     def json(self) -> dict[str, Any]:
         """As an index keeps it."""
         fields = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in self.fields.items()}
-        shape = list(self.shape)
-        return {
-            "encoding": self.encoding,
-            "shape": shape,
-            "dtype": self.dtype,
-            "labelled": self.labelled,
-            "fields": fields,
-        }
+        of_data = {"encoding": self.encoding, "shape": list(self.shape), "dtype": self.dtype}
+        return {**of_data, "labelled": self.labelled, "fields": fields}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Layout:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gendyn.data import Arrays, Batches, arrays, batches, random_flip, wrap
+from gendyn.data import Arrays, Batches, RandomCrop, arrays, batches, random_flip, wrap
 from gendyn.data.loader import permutation
 
 
@@ -113,6 +113,16 @@ def test_sources_without_take_give_the_same_batches():
     one_by_one = wrap([{"data": row} for row in numbered(10).data])
     for k in range(4):
         assert same(Batches(source=one_by_one, batch_size=4, seed=3)[k], table(seed=3)[k])
+
+
+def test_pixels_that_are_moved_before_they_become_floats_are_the_same(rng):
+    """A source that keeps uint8 lets leading flips and crops work on it; one that does not moves floats."""
+    pixels = rng.integers(0, 256, [10, 6, 5, 3], dtype=np.uint8)
+    by_half = lambda batch, rng: {**batch, "data": batch["data"] / 2 + rng.random((len(batch["data"]), 1, 1, 1))}
+    options = {"batch_size": 4, "seed": 3, "transforms": (random_flip, RandomCrop((4, 3)), by_half, random_flip)}
+    one_by_one = wrap([{"data": image} for image in pixels])
+    for k in range(4):
+        assert same(Batches(source=one_by_one, **options)[k], Batches(source=arrays(pixels), **options)[k])
 
 
 def test_a_batch_may_be_larger_than_the_data():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gendyn.data import Positional, from_uint8, random_flip, to_uint8
+from gendyn.data import Positional, RandomCrop, from_uint8, random_flip, to_uint8
 
 
 def test_every_pixel_survives_the_round_trip():
@@ -63,3 +63,24 @@ def test_numbers_are_uniform():
     assert u.max() < 1
     assert abs(u.mean() - 1 / 2) < 5 * np.sqrt(1 / 12 / u.size)
     assert abs((u**2).mean() - 1 / 3) < 5 * np.sqrt(4 / 45 / u.size)
+
+
+def test_crops_are_windows_and_every_place_is_equally_likely(rng):
+    """Counts of the 3 x 2 places among 6,000: chi-square with 5 degrees of freedom below its 99.9 % point."""
+    picture = np.arange(6 * 5).reshape(6, 5, 1).astype(np.float32)
+    batch = {"data": np.repeat(picture[None], 6_000, axis=0), "label": np.arange(6_000)}
+    cropped = RandomCrop((4, 4))(batch, rng)
+    assert np.array_equal(cropped["label"], batch["label"])
+    corners = cropped["data"][:, 0, 0, 0].astype(int)
+    assert all(
+        np.array_equal(window[..., 0], picture[y : y + 4, x : x + 4, 0])
+        for window, (y, x) in zip(cropped["data"][:200], [divmod(corner, 5) for corner in corners])
+    )
+    counts = np.unique(corners, return_counts=True)
+    assert counts[0].tolist() == [0, 1, 5, 6, 10, 11]
+    assert ((counts[1] - 1000) ** 2 / 1000).sum() < 20.5
+
+
+def test_a_crop_larger_than_the_picture_is_refused(rng):
+    with pytest.raises(ValueError, match=r"a crop to 7x7 needs data .* at least as large, got shape \[1, 6, 9, 1\]"):
+        RandomCrop(7)({"data": np.zeros([1, 6, 9, 1])}, rng)
