@@ -79,8 +79,7 @@ class Layout:
             rows = np.frombuffer(b"".join(records), row)
             return {name: own(rows[name]) for name in row.names or ()}
         heads = np.frombuffer(b"".join([record[: head.itemsize] for record in records]), np.uint8)
-        columns = heads.reshape(len(records), head.itemsize).view(head)[:, 0] if head.itemsize else {}
-        batch = {name: own(columns[name]) for name in head.names or ()}
+        batch = {name: own(heads.view(head)[name]) for name in head.names or ()}
         batch["data"] = np.empty((len(records), *self.shape), np.float32 if deliver else np.uint8)
         for i, record in enumerate(records):  # each while it is in the cache
             pixels = self._image(record[head.itemsize :], called, i)
