@@ -13,7 +13,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "gendyn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"tree", "phi", "typing", "files", "tables", "jaxprs"}
+GROUND = {"tree", "phi", "typing", "conditions", "files", "tables", "jaxprs"}
 DYNAMICS = {"processes", "predictions"}
 MATHEMATICS = GROUND | DYNAMICS | {"oracles", "objectives", "samplers", "control"}
 MACHINERY = {"networks", "parametrization", "distributed", "data", "metrics"}
@@ -25,13 +25,14 @@ MAY_IMPORT = {
     "tables": {"files"},
     "phi": {"tree"},
     "jaxprs": set(),
+    "conditions": set(),
     "processes": GROUND,
     "predictions": GROUND | {"processes"},
     "oracles": GROUND | DYNAMICS,
     "objectives": GROUND | DYNAMICS,
     "samplers": GROUND | DYNAMICS,
     "control": MATHEMATICS,
-    "networks": {"tree", "jaxprs", "parametrization.axes", "distributed"},
+    "networks": {"tree", "jaxprs", "conditions", "parametrization.axes", "distributed"},
     "parametrization": {"tree", "files", "jaxprs"},
     "distributed": {"tree", "files"},
     "data": GROUND,

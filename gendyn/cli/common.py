@@ -250,7 +250,7 @@ def prepare(options: Drawing, model: Model, num: int, only_class: int | None = N
     if min(options.batch, num) < 1:
         raise ValueError(f"--batch and --num must be at least 1; got {options.batch} and {num}.")
     sampling = options.sampling(model.experiment.sampling)
-    denoiser = guided(model.denoiser, sampling.guidance, model.num_classes)
+    denoiser = guided(model.denoiser, sampling.guidance, model.null)
     plan = chosen_plan(options, model, sampling)
     conditions(model.experiment, 1, only_class)
     made: dict[str, Any] = {"nfe": plan.nfe, "seed": options.seed, "step": model.step, "weights": model.weights}

@@ -144,7 +144,7 @@ class Pictures:
         num = PICTURES if len(self.experiment.shape) > 1 else 2000
         plan = plan_for(self.experiment.process, sampling)
         images = sample(
-            called(guided(denoiser, sampling.guidance, self.experiment.num_classes), plan, sampling),
+            called(guided(denoiser, sampling.guidance, self.experiment.null), plan, sampling),
             plan,
             self.experiment.shape,
             num=num,

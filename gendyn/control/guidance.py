@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gendyn.conditions import without
 from gendyn.processes import Process
 from gendyn.tree import expand, pytree, static
 
@@ -68,7 +69,8 @@ class Guided:
         if cond is None:
             raise ValueError("classifier-free guidance needs cond= (for example the class of each sample); got None.")
         t = jnp.concatenate([t, t]) if jnp.ndim(t) else t
-        return jnp.concatenate([x, x]), t, jax.tree.map(_with_null, cond, self.null)
+        told = jax.tree.map(lambda *c: jnp.concatenate(c), cond, without(cond, self.null))
+        return jnp.concatenate([x, x]), t, told
 
     def singular(self, times: np.ndarray) -> np.ndarray:
         """Times at which one of the models cannot be turned into a denoised."""
@@ -89,11 +91,6 @@ def _mixed(positive: Array, negative: Array, weight: Any) -> Array:
     return negative + weight * (positive - negative)
 
 
-def _with_null(cond: Array, null: Any) -> Array:
-    """The batch's conditions, then as many null ones."""
-    return jnp.concatenate([cond, jnp.broadcast_to(jnp.asarray(null, cond.dtype), cond.shape)])
-
-
 def cfg(
     D: Callable[..., Any],
     weight: Any = 2.0,
@@ -111,7 +108,8 @@ def cfg(
     Args:
         D: conditional denoiser.
         weight: w, a number or one per sample, [batch].
-        null: the condition that stands for none, shaped like one example's cond (for classes: `num_classes`).
+        null: the condition that stands for none, shaped like one example's cond (for classes: `num_classes`; for named
+            conditions `gd.networks.null`). A mapping may name some of them: the others are held in both branches.
         interval: guide only where low < sigma/alpha <= high (Kynkaanniemi et al. 2024, arXiv 2404.07724); outside it
             D alone is called, once.
         reference: a second denoiser instead of a null condition, see `autoguidance`.

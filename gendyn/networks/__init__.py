@@ -1,16 +1,16 @@
-"""Networks: from a noisy state, a noise level and a class to a prediction of the same shape.
+"""Networks: from a noisy state, a noise level and conditions to a prediction of the same shape.
 
 All networks of the room are one picture, and differ only in what a block is:
 
     x ---- stem ----> h --[ + branch ]--[ + branch ]-- ... --> norm -- readout --> output
                                ^             ^
     label -- sinusoids -- conditioning ------+---- ...           shift, scale (and gate) of every branch
-    cond  -- class table ------^
+    cond  -- embeddings -------^
 
     net(x, label, cond=None, *, key=None)
         x      [batch, *data], channels last
         label  a scalar or [batch], any real number
-        cond   None, or integer classes [batch]
+        cond   None, integer classes [batch], or a mapping of conditions by name (`gendyn.networks.conditions`)
         key    switches dropout on
 
 The readout starts at zero and so does every residual branch: an untrained network is the zero function. The
@@ -24,6 +24,7 @@ Adding a network is one file and one line in `NETWORKS`.
 """
 
 from gendyn.networks.bridge import Network, Params, functional, initialise
+from gendyn.networks.conditions import Classes, Condition, Conditions, Image, Tokens, Vector, null
 from gendyn.networks.dit import DiT
 from gendyn.networks.dit_sizes import DIT_SIZES, dit
 from gendyn.networks.edm import EDMUNet
@@ -44,18 +45,25 @@ __all__ = [
     "MLP",
     "NCSNPP",
     "NETWORKS",
+    "Classes",
+    "Condition",
+    "Conditions",
     "DiT",
     "EDMUNet",
     "Encoded",
     "Family",
+    "Image",
     "Network",
     "Params",
+    "Tokens",
     "UNet",
+    "Vector",
     "dit",
     "feature_shapes",
     "features",
     "functional",
     "grid_sinusoids",
     "initialise",
+    "null",
     "sinusoids",
 ]

@@ -10,10 +10,12 @@ from einops import rearrange
 from flax import nnx
 from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from gendyn.networks import layers
-from gendyn.networks.embeddings import FREQUENCIES, Conditioning, Positions, grid_sinusoids
+from gendyn.networks.conditioning import Conditioning, Told
+from gendyn.networks.conditions import Conditions, Tokens, image_channels
+from gendyn.networks.embeddings import FREQUENCIES, Positions, grid_sinusoids
 from gendyn.networks.layers import Attention, Dense, LayerNorm, across, dropout, modulate
 
 
@@ -21,6 +23,7 @@ class DiT(nnx.Module):
     """Transformer on the patches of data of shape [*grid, channels], one to three grid axes.
 
         h <- h + g1 attention(modulate(norm(h), b1, s1))
+        h <- h + attention(norm(h), tokens)                only where the network is told tokens
         h <- h + g2 mlp(modulate(norm(h), b2, s2)),        (b1, s1, g1, b2, s2, g2) = W conditioning
 
     Args:
@@ -29,6 +32,7 @@ class DiT(nnx.Module):
         width, depth, heads, mlp_ratio: features of a token, number of blocks, attention heads (they divide
             the width), hidden features per token in units of the width.
         num_classes: None, or the number of classes; `cond == num_classes` (or None) is the null class.
+        conditions: what else the network is told, by name (`gendyn.networks.conditions`).
         positions: "sincos" (fixed) or "learned".
         dropout: rate on both branches of a block, drawn from the call's `key`.
         out_channels: as in the data unless given (twice that for a learned-variance head).
@@ -39,14 +43,14 @@ class DiT(nnx.Module):
         dtype: of the blocks' arithmetic; parameters, norm statistics, softmax and output are float32.
         remat: recompute blocks in the backward pass instead of keeping their activations.
 
-    At initialisation W and the readout are zero: the output is exactly 0.
+    At initialisation W, the last kernel of the attention to tokens and the readout are zero: the output is exactly 0.
 
     >>> import jax, jax.numpy as jnp
     >>> net = lambda x: DiT((8, 8, 1), patch=2, width=16, depth=1, heads=2, rngs=nnx.Rngs(0))(x, 0.3)
     >>> jax.eval_shape(net, jnp.ones((3, 8, 8, 1))).shape
     (3, 8, 8, 1)
 
-    Peebles and Xie 2023, arXiv:2212.09748.
+    Peebles and Xie 2023, arXiv:2212.09748; the attention to tokens as in Chen et al. 2023, arXiv:2310.00426.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class DiT(nnx.Module):
         heads: int = 6,
         mlp_ratio: float = 4.0,
         num_classes: int | None = None,
+        conditions: Conditions | None = None,
         positions: Literal["sincos", "learned"] = "sincos",
         dropout: float = 0.0,
         out_channels: int | None = None,
@@ -83,39 +88,41 @@ class DiT(nnx.Module):
         self.patch, self.width, self.remat = patch, width, remat
         self.tokens = tuple(size // patch for size in grid)
         cell = patch ** len(grid)
-        self.conditioning = Conditioning(width, num_classes, time_features, frequencies, rngs=rngs)
-        self.stem = Dense(cell * channels, width, ("patch", "embed"), dtype=dtype, rngs=rngs)
+        self.conditioning = Conditioning(width, num_classes, time_features, frequencies, conditions, rngs=rngs)
+        self.stem = Dense(
+            cell * (channels + image_channels(conditions)), width, ("patch", "embed"), dtype=dtype, rngs=rngs
+        )
         count = math.prod(self.tokens)
         self.positions = Positions(count, width, rngs=rngs) if positions == "learned" else None
         block = partial(Block, width, heads, mlp_ratio, attention_scale=attention_scale, qk_norm=qk_norm)
-        block = partial(block, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)
+        attends = any(isinstance(kind, Tokens) for kind in (conditions or {}).values())
+        block = partial(block, attends=attends, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(block() for _ in range(depth))
         self.norm = LayerNorm()
         axes = ("conditioning", "modulation")
         self.modulation = Dense(width, 2 * width, axes, init=zeros, dtype=dtype, rngs=rngs)
-        outputs = cell * (out_channels or channels)
-        self.readout = Dense(width, outputs, ("embed", "patch"), init=zeros, rngs=rngs)
+        self.readout = Dense(width, cell * (out_channels or channels), ("embed", "patch"), init=zeros, rngs=rngs)
 
     def __call__(
         self,
         x: Float[Array, "batch *grid channels"],
         label: Any,
-        cond: Int[Array, " batch"] | None = None,
+        cond: Any = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch *grid out"]:
-        """Evaluate at noise levels `label` and classes `cond`; a `key` switches dropout on."""
+        """Evaluate at noise levels `label` and conditions `cond`; a `key` switches dropout on."""
         if x.shape[1:] != self.shape:
             raise ValueError(
                 f"this DiT expects [batch, {', '.join(map(str, self.shape))}], got {list(x.shape)}; "
                 f"build it with shape={tuple(x.shape[1:])} for such data."
             )
         c = self.conditioning(label, cond, x.shape[0])
-        h = self.stem(patches(x, self.patch))
+        h = self.stem(patches(self.conditioning.beside(x, cond), self.patch))
         h = h + self._table().astype(h.dtype)
         for block, own in zip(self.blocks, layers.split(key, len(self.blocks))):
             h = layers.rematerialise(block, self.remat)(h, c, own)
-        shift, scale = jnp.split(self.modulation(c), 2, axis=-1)
+        shift, scale = jnp.split(self.modulation(c.vector), 2, axis=-1)
         return unpatch(self.readout(modulate(self.norm(h), shift, scale)), self.tokens, self.patch)
 
     def _table(self) -> Array:
@@ -125,7 +132,10 @@ class DiT(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each normalised, modulated and gated by the conditioning ("adaLN-zero")."""
+    """Attention and MLP, each normalised, modulated and gated by the conditioning ("adaLN-zero").
+
+    A block that `attends` does so, between the two, to the tokens that the network is told.
+    """
 
     def __init__(
         self,
@@ -135,6 +145,7 @@ class Block(nnx.Module):
         *,
         attention_scale: float | None,
         qk_norm: Literal["rms"] | None,
+        attends: bool,
         dropout: float,
         branch_scale: float,
         dtype: DTypeLike,
@@ -145,15 +156,19 @@ class Block(nnx.Module):
         axes = ("conditioning", "modulation")
         self.modulation = Dense(width, 6 * width, axes, init=zeros, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm()
-        self.attention = Attention(width, heads, scale=attention_scale, qk_norm=qk_norm, dtype=dtype, rngs=rngs)
+        attention = partial(Attention, width, heads, scale=attention_scale, qk_norm=qk_norm, dtype=dtype, rngs=rngs)
+        self.attention = attention()
         self.hidden = Dense(width, hidden, ("embed", "mlp"), dtype=dtype, rngs=rngs)
         self.out = Dense(hidden, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
+        self.cross = attention(context=width, out_init=zeros) if attends else None
 
-    def __call__(self, h: Array, c: Array, key: PRNGKeyArray | None) -> Array:
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(self.modulation(c), 6, axis=-1)
+    def __call__(self, h: Array, c: Told, key: PRNGKeyArray | None) -> Array:
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(self.modulation(c.vector), 6, axis=-1)
         attention_key, mlp_key = layers.split(key, 2)
         y = self.attention(modulate(self.norm(h), shift, scale))
         h = h + self.branch_scale * across(gate, h) * dropout(y, self.rate, attention_key)
+        if self.cross is not None:
+            h = h + self.branch_scale * self.cross(self.norm(h), c.tokens, c.there)
         y = self.out(jax.nn.gelu(self.hidden(modulate(self.norm(h), mlp_shift, mlp_scale))))
         return h + self.branch_scale * across(mlp_gate, h) * dropout(y, self.rate, mlp_key)
 

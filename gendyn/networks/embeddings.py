@@ -1,22 +1,14 @@
-"""What turns a noise level, a class and a position into vectors.
-
-    conditioning = silu( W2 silu(W1 phi(label)) + table[cond] ),    phi(label) = [cos(label w), sin(label w)]
-
-The number of frequencies w is fixed, never tied to the width: features of the label are an input of the
-network, and a wider network looks at the same input.
-"""
+"""What turns a noise level and a position into vectors."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.nn.initializers import normal
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from gendyn.distributed import constrain, gathered
-from gendyn.networks.layers import Dense, parameter
+from gendyn.networks.layers import parameter
 
 # Lowest and highest angular frequency: they resolve time in [0, 1], log(sigma)/4 in about [-2, 2], and discrete
 # steps up to a few thousand.
@@ -82,58 +74,3 @@ class Positions(nnx.Module):
 
     def __call__(self) -> Float[Array, "tokens width"]:
         return self.table[...]
-
-
-class Classes(nnx.Module):
-    """A vector per class; the extra last row, number `num_classes`, is the null class of guidance."""
-
-    def __init__(self, num_classes: int, width: int, *, rngs: nnx.Rngs) -> None:
-        # A standard deviation of the order of the noise-level vector's that it is added to.
-        self.table = parameter(rngs, normal(0.3), (num_classes + 1, width), ("classes", "conditioning"))
-
-    @property
-    def null(self) -> int:
-        return self.table.shape[0] - 1
-
-    def __call__(self, cond: Int[Array, " batch"] | None, batch: int) -> Float[Array, "#batch width"]:
-        rows = per_example("cond", self.null if cond is None else cond, batch)
-        if not jnp.issubdtype(rows.dtype, jnp.integer):
-            raise TypeError(f"cond holds integer classes 0 to {self.null} (the null class), got {rows.dtype}; cast it.")
-        # "fill": a class out of range gives NaN; the default would silently take the last row.
-        return constrain(jnp.take(gathered(self.table[...]), rows, axis=0, mode="fill"), "conditioning")
-
-
-class Conditioning(nnx.Module):
-    """The vector that modulates every block, from noise level and class, in float32.
-
-    Args:
-        width: of the vector.
-        num_classes: None for a network without classes.
-        time_features: sinusoids of the label; fixed, whatever the width.
-        frequencies: lowest and highest angular frequency.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        num_classes: int | None,
-        time_features: int,
-        frequencies: tuple[float, float],
-        *,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.time_features = time_features
-        self.lowest, self.highest = frequencies
-        self.level = Dense(time_features, width, ("time", "conditioning"), rngs=rngs)
-        self.mix = Dense(width, width, ("conditioning", "conditioning"), rngs=rngs)
-        self.classes = None if num_classes is None else Classes(num_classes, width, rngs=rngs)
-
-    def __call__(self, label: Any, cond: Int[Array, " batch"] | None, batch: int) -> Float[Array, "#batch width"]:
-        """One row per example, or a single row when nothing differs between examples (a scalar label)."""
-        features = sinusoids(per_example("label", label, batch), self.time_features, (self.lowest, self.highest))
-        vector = self.mix(jax.nn.silu(self.level(features)))
-        if self.classes is not None:
-            vector = vector + self.classes(cond, batch)
-        elif cond is not None:
-            raise ValueError("a class came, but the network was built without classes; build it with num_classes=.")
-        return jax.nn.silu(vector)

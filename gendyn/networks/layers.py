@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from gendyn.distributed import check_heads, constrain
 from gendyn.parametrization.axes import role
@@ -160,10 +160,11 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over tokens: softmax(scale q k^T) v, softmax in float32.
+    """Multi-head attention over tokens: softmax(scale q k^T) v, softmax in float32.
 
     Args:
         width: features of a token; `heads` must divide it.
+        context: features of a token of the other sequence, where keys and values come from one (cross-attention).
         scale: multiplies the logits; 1/sqrt(width/heads) unless given. Networks that grow by longer heads
             rather than by more of them want 1/head_dim for width transfer, normalised at the base width.
         init, bias: of query, key and value.
@@ -180,6 +181,7 @@ class Attention(nnx.Module):
         width: int,
         heads: int,
         *,
+        context: int | None = None,
         scale: float | None = None,
         init: Initializer = LECUN,
         bias: Initializer = zeros,
@@ -194,21 +196,32 @@ class Attention(nnx.Module):
             raise ValueError(f'qk_norm is "rms" or None, got {qk_norm!r}.')
         self.heads = heads
         self.scale = (width // heads) ** -0.5 if scale is None else scale
-        inner = partial(Dense, width, width, ("embed", "heads"), init=init, bias=bias, dtype=dtype, rngs=rngs)
-        self.query = inner()
-        self.key = inner()
-        self.value = inner()
+        inner = partial(Dense, outputs=width, init=init, bias=bias, dtype=dtype, rngs=rngs)
+        source = partial(inner, width if context is None else context)
+        axis = "embed" if context is None else "conditioning"
+        self.query = inner(width, axes=("embed", "heads"))
+        self.key = source(axes=(axis, "heads"))
+        self.value = source(axes=(axis, "heads"))
         self.out = Dense(width, width, ("heads", "embed"), init=out_init, dtype=dtype, rngs=rngs)
         norms = [] if qk_norm is None else [RMSNorm(width // heads, axis="head_dim", rngs=rngs) for _ in range(2)]
         self.norms = nnx.List(norms)
 
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
-        split = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        context: Float[Array, "#batch others features"] | None = None,
+        there: Bool[Array, "#batch others"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        """Attend to x itself, or to the tokens of `context` that are `there`."""
         check_heads(self.heads)
-        query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
+        source = x if context is None else context
+        query, key, value = self.query(x), self.key(source), self.value(source)
+        query, key, value = (part.reshape(*part.shape[:2], self.heads, -1) for part in (query, key, value))
         if self.norms:
             query, key = (norm(part) for norm, part in zip(self.norms, (query, key)))
-        mixed = jax.nn.dot_product_attention(query, key, value, scale=self.scale)
+        key, value = (jnp.broadcast_to(part, (len(x), *part.shape[1:])) for part in (key, value))
+        mask = None if there is None else there[:, None, None]
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
         return self.out(mixed.reshape(x.shape))
 
 

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from gendyn.networks.embeddings import FREQUENCIES, Conditioning
+from gendyn.networks.conditioning import Conditioning, Told
+from gendyn.networks.conditions import Conditions, Tokens, image_channels
+from gendyn.networks.embeddings import FREQUENCIES
 from gendyn.networks.layers import Dense, LayerNorm, dropout, modulate, rematerialise, split
 
 
 class MLP(nnx.Module):
-    """Residual SiLU network whose blocks are gated and modulated by the noise level and the class.
+    """Residual SiLU network whose blocks are gated and modulated by the noise level and the conditions.
 
         h <- h + branch_scale * gate * W2 silu(W1 modulate(norm(h), shift, scale)),   depth times
 
@@ -24,6 +26,8 @@ class MLP(nnx.Module):
         width: of the residual stream, of the hidden layers and of the conditioning.
         depth: number of residual blocks.
         num_classes: None, or the number of classes; `cond == num_classes` (or None) is the null class.
+        conditions: what else the network is told, by name (`gendyn.networks.conditions`): classes and vectors here, and
+            `Image(n)`, n numbers beside the data.
         dropout: rate inside the blocks, drawn from the call's `key`.
         out_channels: length of the output, `dim` unless given.
         time_features, frequencies: of the sinusoids of the label; fixed whatever the width.
@@ -46,6 +50,7 @@ class MLP(nnx.Module):
         width: int = 256,
         depth: int = 4,
         num_classes: int | None = None,
+        conditions: Conditions | None = None,
         dropout: float = 0.0,
         out_channels: int | None = None,
         time_features: int = 64,
@@ -56,8 +61,10 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.dim, self.remat = dim, remat
-        self.conditioning = Conditioning(width, num_classes, time_features, frequencies, rngs=rngs)
-        self.stem = Dense(dim, width, ("data", "embed"), dtype=dtype, rngs=rngs)
+        if unread := [name for name, kind in (conditions or {}).items() if isinstance(kind, Tokens)]:
+            raise ValueError(f"an MLP does not attend to tokens ({unread[0]!r}); give it a Vector, or build a DiT.")
+        self.conditioning = Conditioning(width, num_classes, time_features, frequencies, conditions, rngs=rngs)
+        self.stem = Dense(dim + image_channels(conditions), width, ("data", "embed"), dtype=dtype, rngs=rngs)
         block = partial(Block, width, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(block() for _ in range(depth))
         self.norm = LayerNorm()
@@ -67,17 +74,17 @@ class MLP(nnx.Module):
         self,
         x: Float[Array, "batch dim"],
         label: Any,
-        cond: Int[Array, " batch"] | None = None,
+        cond: Any = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch out"]:
-        """Evaluate at noise levels `label` and classes `cond`; a `key` switches dropout on."""
+        """Evaluate at noise levels `label` and conditions `cond`; a `key` switches dropout on."""
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(
                 f"this MLP expects [batch, {self.dim}], got {list(x.shape)}; flatten the data or change dim=."
             )
         c = self.conditioning(label, cond, x.shape[0])
-        h = self.stem(x)
+        h = self.stem(self.conditioning.beside(x, cond))
         for block, own in zip(self.blocks, split(key, len(self.blocks))):
             h = rematerialise(block, self.remat)(h, c, own)
         return self.readout(self.norm(h))
@@ -94,7 +101,7 @@ class Block(nnx.Module):
         self.hidden = Dense(width, width, ("embed", "mlp"), dtype=dtype, rngs=rngs)
         self.out = Dense(width, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
 
-    def __call__(self, h: Array, c: Array, key: PRNGKeyArray | None) -> Array:
-        shift, scale, gate = jnp.split(self.modulation(c), 3, axis=-1)
+    def __call__(self, h: Array, c: Told, key: PRNGKeyArray | None) -> Array:
+        shift, scale, gate = jnp.split(self.modulation(c.vector), 3, axis=-1)
         y = jax.nn.silu(self.hidden(modulate(self.norm(h), shift, scale)))
         return h + self.branch_scale * gate * self.out(dropout(y, self.rate, key))

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from gendyn.networks.embeddings import FREQUENCIES, Conditioning
+from gendyn.networks.conditioning import Conditioning, Told
+from gendyn.networks.conditions import Conditions, Tokens, image_channels
+from gendyn.networks.embeddings import FREQUENCIES
 from gendyn.networks.halves import Encoded, scaled
 from gendyn.networks.layers import Attention, Conv, Dense, GroupNorm, dropout, modulate, rematerialise, split
 
@@ -79,6 +81,8 @@ class UNet(nnx.Module):
         attention: levels with self-attention, as indices into `multipliers` (negative from the coarsest);
             the middle attends unless this is empty.
         num_classes: None, or the number of classes; `cond == num_classes` (or None) is the null class.
+        conditions: what else the network is told, by name (`gendyn.networks.conditions`); blocks with self-attention
+            also attend to tokens.
         groups: of the group norms, at most a quarter of the channels (see `GroupNorm`).
         head_dim: features per attention head; levels with fewer channels have one head.
         dropout: rate inside the blocks, drawn from the call's `key`.
@@ -110,6 +114,7 @@ class UNet(nnx.Module):
         blocks: int = 2,
         attention: tuple[int, ...] = (-1,),
         num_classes: int | None = None,
+        conditions: Conditions | None = None,
         groups: int = 32,
         head_dim: int = 64,
         dropout: float = 0.0,
@@ -131,8 +136,14 @@ class UNet(nnx.Module):
         block = partial(Block, conditioning=4 * width, spatial=spatial, groups=groups, head_dim=head_dim)
         block = partial(block, attention_scale=attention_scale, dropout=dropout, branch_scale=branch_scale)
         block = partial(block, dtype=dtype, rngs=rngs)
-        self.conditioning = Conditioning(4 * width, num_classes, time_features, frequencies, rngs=rngs)
-        self.stem = Conv(channels, widths[0], ("data", "embed"), spatial=spatial, dtype=dtype, rngs=rngs)
+        attends = any(isinstance(kind, Tokens) for kind in (conditions or {}).values())
+        if attends and not attention:
+            raise ValueError("tokens are read where a UNet attends; name levels in attention=.")
+        block = partial(block, attends=attends)
+        self.conditioning = Conditioning(4 * width, num_classes, time_features, frequencies, conditions, rngs=rngs)
+        self.stem = Conv(
+            channels + image_channels(conditions), widths[0], ("data", "embed"), spatial=spatial, dtype=dtype, rngs=rngs
+        )
         self.encoder = nnx.List(block(row) for row in encoder)
         self.middle = nnx.List(block(row) for row in middle)
         self.decoder = nnx.List(block(row) for row in decoder)
@@ -144,32 +155,30 @@ class UNet(nnx.Module):
         self,
         x: Float[Array, "batch *grid channels"],
         label: Any,
-        cond: Int[Array, " batch"] | None = None,
+        cond: Any = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch *grid out"]:
-        """Evaluate at noise levels `label` and classes `cond`; a `key` switches dropout on."""
+        """Evaluate at noise levels `label` and conditions `cond`; a `key` switches dropout on."""
         self._check(x.shape)
         c = self.conditioning(label, cond, x.shape[0])
         keys = iter(split(key, len(self.encoder) + len(self.middle) + len(self.decoder)))
-        return self._decode(self._encode(x, c, keys), c, keys)
+        return self._decode(self._encode(x, c, cond, keys), c, keys)
 
-    def encode(
-        self, x: Float[Array, "batch *grid channels"], label: Any, cond: Int[Array, " batch"] | None = None
-    ) -> Encoded:
+    def encode(self, x: Float[Array, "batch *grid channels"], label: Any, cond: Any = None) -> Encoded:
         """The features that the decoder joins, encoder and middle: see `halves`."""
         self._check(x.shape)
-        return self._encode(x, self.conditioning(label, cond, x.shape[0]), repeat(None))
+        return self._encode(x, self.conditioning(label, cond, x.shape[0]), cond, repeat(None))
 
     def decode(
-        self, encoded: Encoded, label: Any, cond: Int[Array, " batch"] | None = None, *, skip_scale: Any = None
+        self, encoded: Encoded, label: Any, cond: Any = None, *, skip_scale: Any = None
     ) -> Float[Array, "batch *grid out"]:
         """The output from features, at noise levels `label`; `skip_scale` as in `halves.scaled`."""
         c = self.conditioning(label, cond, encoded.h.shape[0])
         return self._decode(Encoded(encoded.h, scaled(encoded.skips, skip_scale)), c, repeat(None))
 
-    def _encode(self, x: Array, c: Array, keys: Iterator[Any]) -> Encoded:
-        h = self.stem(x)
+    def _encode(self, x: Array, c: Told, cond: Any, keys: Iterator[Any]) -> Encoded:
+        h = self.stem(self.conditioning.beside(x, cond))
         skips = [h]
         for block in self.encoder:
             h = rematerialise(block, self.remat)(h, c, next(keys))
@@ -178,7 +187,7 @@ class UNet(nnx.Module):
             h = rematerialise(block, self.remat)(h, c, next(keys))
         return Encoded(h, tuple(reversed(skips)))
 
-    def _decode(self, encoded: Encoded, c: Array, keys: Iterator[Any]) -> Array:
+    def _decode(self, encoded: Encoded, c: Told, keys: Iterator[Any]) -> Array:
         h, skips = encoded.h, iter(encoded.skips)
         for block in self.decoder:
             h = jnp.concatenate([h, next(skips)], axis=-1) if block.row.joins else h
@@ -202,7 +211,7 @@ class UNet(nnx.Module):
 
 
 class Block(nnx.Module):
-    """h = skip(x) + f(x), then h + attention(h).
+    """h = skip(x) + f(x), then h + attention(h), then h + attention(h, tokens) where the network is told tokens.
 
     f = W2 dropout(silu(modulate(norm(W1 resample(silu(norm(x))))))); W2 and the attention's last kernel
     start at zero, so the block starts as its skip path: resampling and, where the channels change, a 1x1 convolution.
@@ -217,6 +226,7 @@ class Block(nnx.Module):
         groups: int,
         head_dim: int,
         attention_scale: float | None,
+        attends: bool,
         dropout: float,
         branch_scale: float,
         dtype: DTypeLike,
@@ -235,20 +245,29 @@ class Block(nnx.Module):
         if row.attention:
             heads = max(1, outputs // head_dim)
             self.attention_norm = GroupNorm(outputs, groups, rngs=rngs)
-            self.attention = Attention(outputs, heads, scale=attention_scale, out_init=zeros, dtype=dtype, rngs=rngs)
+            attention = partial(
+                Attention, outputs, heads, scale=attention_scale, out_init=zeros, dtype=dtype, rngs=rngs
+            )
+            self.attention = attention()
+            self.cross_norm = GroupNorm(outputs, groups, rngs=rngs) if attends else None
+            self.cross = attention(context=conditioning) if attends else None
 
-    def __call__(self, x: Array, c: Array, key: PRNGKeyArray | None) -> Array:
+    def __call__(self, x: Array, c: Told, key: PRNGKeyArray | None) -> Array:
         resample = {"down": halve, "up": double, None: lambda h: h}[self.row.resample]
-        shift, scale = jnp.split(self.modulation(c), 2, axis=-1)
+        shift, scale = jnp.split(self.modulation(c.vector), 2, axis=-1)
         h = self.hidden(resample(jax.nn.silu(self.norm(x))))
         h = jax.nn.silu(modulate(self.hidden_norm(h), shift, scale))
         h = self.branch_scale * self.out(dropout(h, self.rate, key))
         h = h + (resample(x) if self.skip is None else self.skip(resample(x)))
-        return h + self.branch_scale * self._attend(h) if self.row.attention else h
+        return self._attend(h, c) if self.row.attention else h
 
-    def _attend(self, h: Array) -> Array:
-        tokens = self.attention_norm(h).reshape(h.shape[0], -1, h.shape[-1])
-        return self.attention(tokens).reshape(h.shape)
+    def _attend(self, h: Array, c: Told) -> Array:
+        rows = (h.shape[0], -1, h.shape[-1])
+        h = h + self.branch_scale * self.attention(self.attention_norm(h).reshape(rows)).reshape(h.shape)
+        if self.cross is None or self.cross_norm is None:
+            return h
+        y = self.cross(self.cross_norm(h).reshape(rows), c.tokens, c.there)
+        return h + self.branch_scale * y.reshape(h.shape)
 
 
 def levels(indices: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -21,7 +21,8 @@ from scipy.special import ndtr as host_ndtr
 
 from gendyn.objectives.consistency_function import Boundary, ConsistencyFunction
 from gendyn.objectives.curricula import Curriculum, Fixed
-from gendyn.objectives.denoising import dropped, training_mode
+from gendyn.objectives.denoising import training_mode
+from gendyn.objectives.dropping import Drop, check_drop, dropped
 from gendyn.predictions import log_noise
 from gendyn.processes import Process
 from gendyn.tree import constant, expand, namespace, pytree, static
@@ -91,7 +92,7 @@ class _Consistency:
     std: float = static(default=2.0)
     huber: float = static(default=0.00054)
     label: Callable[[Process, Any], Any] = static(default=log_noise)
-    drop: float = static(default=0.0)
+    drop: Drop = static(default=0.0)
     null: Any = static(default=None)
 
     needs = ("step",)
@@ -99,8 +100,7 @@ class _Consistency:
     def __post_init__(self) -> None:
         if not self.process.gaussian_noise:
             raise ValueError(f"consistency models need Gaussian noise, which {self.process} does not have.")
-        if not 0 <= self.drop <= 1 or (self.drop and self.null is None):
-            raise ValueError("drop is a probability, and drop > 0 needs null=, the condition that stands for none.")
+        check_drop(self.drop, self.null)
 
     @property
     def levels(self) -> Levels:

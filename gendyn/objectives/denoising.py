@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gendyn.objectives.dropping import Drop, check_drop, dropped
 from gendyn.objectives.noise_levels import LogNormal, NoiseLevels
 from gendyn.objectives.weights import EDM, Weight
 from gendyn.predictions import Denoiser, EDMPreconditioner, Kind, Preconditioner, denoiser, determinant, row
@@ -38,8 +39,9 @@ class Denoising:
         coupling: how noise is paired with data: independent, or `couplings.Stored()` for pairs that come with the
             data (reflow), whose unit noise is then the batch's "base".
         label: overrides the preconditioner's label, as in `gendyn.denoiser`.
-        drop: probability of replacing an example's cond by `null`, for classifier-free guidance.
-        null: the condition that stands for none (for classes: num_classes).
+        drop: probability of replacing an example's cond by `null`, for classifier-free guidance; a mapping has one for
+            each named condition, which are dropped independently.
+        null: the condition that stands for none (for classes: num_classes; for named ones: `gd.networks.null`).
         learned_variance: the network returns twice the channels; its second half is dropped, and not trained.
 
     Example:
@@ -58,15 +60,12 @@ class Denoising:
     weight: Weight = EDM()
     coupling: Coupling = Independent()
     label: str | Callable[[Process, Any], Any] | None = None
-    drop: float = 0.0
+    drop: Drop = 0.0
     null: Any = None
     learned_variance: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop is a probability; got {self.drop}.")
-        if self.drop and self.null is None:
-            raise ValueError("drop > 0 needs null=, the condition that stands for none (for classes: num_classes).")
+        check_drop(self.drop, self.null)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -108,14 +107,6 @@ class Denoising:
             label=self.label,
             learned_variance=self.learned_variance,
         )
-
-
-def dropped(key: PRNGKeyArray, cond: Any, n: int, drop: float, null: Any) -> Any:
-    """The conditions of n examples, each replaced by `null` with probability `drop`."""
-    if drop == 0.0 or cond is None:
-        return cond
-    mask = jax.random.bernoulli(key, drop, (n,))
-    return jax.tree.map(lambda c, none: jnp.where(expand(mask, c), jnp.asarray(none, c.dtype), c), cond, null)
 
 
 def training_mode(network: Any, key: PRNGKeyArray) -> Callable[..., Any]:

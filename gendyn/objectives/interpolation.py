@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gendyn.objectives.denoising import dropped, training_mode
+from gendyn.objectives.denoising import training_mode
+from gendyn.objectives.dropping import Drop, check_drop, dropped
 from gendyn.processes.couplings import Coupling, Stored
 from gendyn.processes.fields import Fields
 from gendyn.processes.interpolants import Interpolant
@@ -124,7 +125,7 @@ class Interpolation:
     coupling: Coupling = Stored()
     estimator: Estimator = Antithetic()
     margin: float = 1e-4
-    drop: float = 0.0
+    drop: Drop = 0.0
     null: Any = None
 
     needs = ("base",)
@@ -141,6 +142,7 @@ class Interpolation:
             )
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin must lie in [0, 0.5); got {self.margin}.")
+        check_drop(self.drop, self.null)
 
     def __call__(
         self,

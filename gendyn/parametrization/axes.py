@@ -18,7 +18,7 @@ WIDTH: dict[str, str] = {
     "embed": "the residual stream between blocks",
     "mlp": "hidden features inside a block, between its two kernels",
     "heads": "attention heads times features per head, flattened",
-    "conditioning": "the vector made from noise level and class",
+    "conditioning": "the vector made from noise level and conditions, and the tokens beside it",
     "modulation": "shifts, scales and gates of one block, stacked",
 }
 
@@ -27,6 +27,7 @@ FINITE: dict[str, str] = {
     "patch": "pixels times channels of one patch",
     "time": "sinusoidal features of the noise-level label",
     "classes": "rows of a class table, the null class last where it has one",
+    "condition": "entries of a vector, or of a token, that the network is told",
     "augment": "entries of the label that says how an example was augmented",
     "position": "rows of a learned positional table",
     "spatial": "one extent of a convolution kernel",

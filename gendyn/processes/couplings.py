@@ -159,11 +159,12 @@ def _agreement(base: Array, data: Array) -> Float[Array, "n n"]:
 
 
 def _same(cond: Any, n: int) -> Bool[Array, "n n"]:
-    """Which pairs of rows have equal conditions (every leaf, every entry)."""
+    """Which pairs of rows have equal conditions (every leaf, every entry; what is absent, a NaN, equals the absent)."""
     same = jnp.ones((n, n), bool)
     for leaf in jax.tree.leaves(cond):
         flat = jnp.reshape(leaf, (n, -1))
-        same &= (flat[:, None] == flat[None]).all(-1)
+        absent = flat != flat
+        same &= ((flat[:, None] == flat[None]) | (absent[:, None] & absent[None])).all(-1)
     return same
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from gendyn.data import Source, Transform, to_uint8
-from gendyn.networks import Network
+from gendyn.networks import Conditions, Network, null
 from gendyn.processes.fields import Direction
 from gendyn.training.ema import exponent
 
@@ -47,6 +47,7 @@ class Experiment:
         test: opens held-out data for `gendyn evaluate`, if there is any.
         shape: shape of one example, channels last; checked against the data.
         num_classes: classes of a conditional model (the null class is this number), or None.
+        conditions: what else the model is told, as its network has them; entries of an example under these names.
         batch_size: global batch, over all devices and processes.
         steps: optimiser steps of the whole run.
         optimizer: an optax transformation.
@@ -72,6 +73,7 @@ class Experiment:
     schedule: optax.Schedule | None = None
     test: Callable[[], Source] | None = None
     num_classes: int | None = None
+    conditions: Conditions = field(default_factory=dict)
     accumulate: int = 1
     transforms: tuple[Transform, ...] = ()
     ema: tuple[float, ...] = (0.05, 0.10)
@@ -100,6 +102,28 @@ class Experiment:
     @property
     def process(self) -> Any:
         return self.objective.process
+
+    @property
+    def null(self) -> Any:
+        """The condition that stands for none; None for an unconditional model."""
+        return null(self.conditions, self.num_classes)
+
+    def condition(self, rows: Mapping[str, Any]) -> Any:
+        """What the model is told about the examples of a batch.
+
+        Raises:
+            ValueError: the batch lacks an entry of `conditions`.
+        """
+        label = rows.get("label") if self.num_classes is not None else None
+        if not self.conditions:
+            return label
+        if missing := sorted(set(self.conditions) - set(rows)):
+            raise ValueError(
+                f"the model is told {', '.join(missing)}, but an example has only {', '.join(sorted(rows))}; add it in "
+                "the source, for example by gendyn.data.arrays(data, fields=...), or by one of transforms=."
+            )
+        told = {} if label is None else {"label": label}
+        return told | {name: rows[name] for name in self.conditions}
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "accumulate", "log_every", "checkpoint_every", "keep_last"):

@@ -193,6 +193,7 @@ class Model:
         decode: states to what is written (uint8 images). config: the run's config object; experiment: what it makes
             (a round of reflow: what it trained).
         num_classes: classes of a conditional model, else None; the null class is that number.
+        null: the condition that stands for none, for `gd.control.cfg`: that number, or a mapping if there are others.
         step: of the checkpoint. weights: which weights were chosen, in words.
     """
 
@@ -203,6 +204,7 @@ class Model:
     config: Any
     experiment: Experiment
     num_classes: int | None
+    null: Any
     step: int
     weights: str
 
@@ -246,6 +248,7 @@ def load(run_dir: epath.PathLike, ema: float | None = None, step: int | None = N
         config=config,
         experiment=experiment,
         num_classes=experiment.num_classes,
+        null=experiment.null,
         step=step,
         weights=weights,
     )

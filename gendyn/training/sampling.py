@@ -30,17 +30,17 @@ def plan_for(
     return samplers.plan(sampling.sampler, process, sampling.nfe, sampling.grid, **options)
 
 
-def guided(denoiser: Any, weight: float, num_classes: int | None) -> Any:
-    """The denoiser itself at weight 1, else classifier-free guidance against the null class."""
+def guided(denoiser: Any, weight: float, null: Any) -> Any:
+    """The denoiser itself at weight 1, else classifier-free guidance against the null condition (the null class)."""
     if weight == 1.0:
         return denoiser
     if hasattr(denoiser, "anchor"):
         raise ValueError(f"guidance {weight:g} was asked of a restoration model, which has no null condition (use 1).")
     if isinstance(denoiser, Fields):
         raise ValueError(f"guidance {weight:g} was asked of a two-sided interpolant, which is not guided (use 1).")
-    if num_classes is None:
+    if null is None:
         raise ValueError(f"guidance {weight:g} needs a class-conditional model; this one has no classes (use 1).")
-    return cfg(denoiser, weight, null=num_classes)
+    return cfg(denoiser, weight, null=null)
 
 
 def sample(
@@ -167,20 +167,22 @@ def _on(mesh: Mesh, denoiser: Any) -> Any:
 def conditions(
     experiment: Experiment, num: int, only: int | None = None, *, first: int = 0
 ) -> tuple[Any, np.ndarray | None]:
-    """(conditions, classes) of `num` samples from number `first` on: classes as in `class_labels`; where the objective
-    makes samples from entries of an example (mu of a restoration), those of the test examples from that number on, of
-    one class if `only` says so.
+    """(conditions, classes) of `num` samples from number `first` on: classes as in `class_labels`; where a model is told
+    more than a class, or the objective makes samples from entries of an example (mu of a restoration), those of the
+    test examples from that number on, of one class if `only` says so.
 
     Raises:
-        ValueError: an objective that needs test examples, and an experiment without them.
+        ValueError: such a model, and an experiment without test examples.
     """
     given = getattr(experiment.objective, "given", ())
-    if not given:
+    if not given and not experiment.conditions:
         labels = class_labels(num, experiment.num_classes, only, first=first)
         return labels, labels
-    batch = _examples(experiment, given, num, only, first)
-    labels = batch["label"] if experiment.num_classes is not None else None
-    return {name: batch[name] for name in given} | ({} if labels is None else {"label": labels}), labels
+    batch = _examples(experiment, (*given, *experiment.conditions), num, only, first)
+    labels, cond = batch["label"] if experiment.num_classes is not None else None, experiment.condition(batch)
+    if given:
+        cond = {name: batch[name] for name in given} | ({} if cond is None else {"label": cond})
+    return cond, labels
 
 
 def starts(experiment: Experiment, num: int, direction: Direction = "forward", *, first: int = 0) -> np.ndarray | None:

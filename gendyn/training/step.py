@@ -267,6 +267,7 @@ def gradients(
 
 def mean_loss(experiment: Experiment, params: Any, key: PRNGKeyArray, rows: dict[str, Array], step: Any) -> Array:
     """The objective's mean over the rows of a batch."""
-    cond = rows.get("label") if experiment.num_classes is not None else None
     more = {name: step if name == "step" else rows[name] for name in needs(experiment)}
-    return experiment.objective(experiment.network, params, key, rows["data"], cond, **more)[0].mean()
+    return experiment.objective(experiment.network, params, key, rows["data"], experiment.condition(rows), **more)[
+        0
+    ].mean()

@@ -75,7 +75,7 @@ def fixed_score(experiment: Experiment) -> Score:
 
 
 def _held_out(experiment: Experiment, rows: dict[str, Array], network: Any, params: Any) -> dict[str, Array]:
-    cond = rows.get("label") if experiment.num_classes is not None else None
+    cond = experiment.condition(rows)
     more = {name: rows[name] for name in needs(experiment)}
 
     def drawn(key: Array) -> tuple[Array, Array]:

@@ -8,12 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gendyn.networks import ADM, MLP, NETWORKS, DiT, EDMUNet, UNet, functional, initialise
+from gendyn.networks import (
+    ADM,
+    MLP,
+    NETWORKS,
+    Classes,
+    DiT,
+    EDMUNet,
+    Image,
+    Tokens,
+    UNet,
+    Vector,
+    functional,
+    initialise,
+)
 from gendyn.parametrization import AXES, ROLES
 from gendyn.parametrization.axes import role
 from gendyn.tree import paths
 
 BATCH, CLASSES = 3, 4
+TOLD = {"style": Vector(2), "text": Tokens(3, 2, positions="learned"), "sketch": Image(2), "kind": Classes(2)}
 EDM = partial(EDMUNet, 4, 2, width=4, multipliers=(1, 2), blocks=1, attention=(4,))
 ALL_NETWORKS = {
     "mlp": (partial(MLP, 5, width=12, depth=2), (5,)),
@@ -26,13 +40,19 @@ ALL_NETWORKS = {
     "edm_ncsnpp": (partial(EDM, family="ncsnpp"), (4, 4, 2)),
     "edm_adm": (partial(EDM, family=replace(ADM, head_dim=4)), (4, 4, 2)),
     "dit_3d": (partial(DiT, (2, 4, 2, 1), width=12, depth=1, heads=2), (2, 4, 2, 1)),
+    "mlp_told": (partial(MLP, 5, width=12, depth=1, conditions={"style": Vector(2), "beside": Image(3)}), (5,)),
+    "unet_told": (partial(UNet, 1, 2, width=8, multipliers=(1,), blocks=1, attention=(0,), conditions=TOLD), (6, 2)),
+    "dit_told": (partial(DiT, (8, 2), patch=4, width=12, depth=1, heads=2, conditions=TOLD), (8, 2)),
 }
-ALIKE = ("unet_3d", "dit_1d", "dit_3d", "edm_ncsnpp")
+ALIKE = ("unet_3d", "dit_1d", "dit_3d", "edm_ncsnpp", "mlp_told")
 """Other dimensions or options of networks that are checked each time."""
 each = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in ALL_NETWORKS]
 )
-one_of_each = pytest.mark.parametrize("name", ["mlp", "unet_1d", "dit_2d"])
+ONE_OF_EACH = ["mlp", "unet_1d", "dit_2d"]
+one_of_each = pytest.mark.parametrize("name", ONE_OF_EACH)
+and_told = pytest.mark.parametrize("name", [*ONE_OF_EACH, "dit_told"])
+"""Also a network that is told more than a class."""
 
 
 def make(name, **options):
@@ -60,8 +80,23 @@ def randomised(name):
 @cache
 def inputs(name):
     rng = np.random.default_rng(2)
-    x = jnp.asarray(rng.standard_normal((BATCH, *ALL_NETWORKS[name][1])), jnp.float32)
-    return x, jnp.asarray([-1.3, 0.2, 0.9]), jnp.asarray([0, 3, CLASSES])
+    constructor, shape = ALL_NETWORKS[name]
+    x = jnp.asarray(rng.standard_normal((BATCH, *shape)), jnp.float32)
+    label, cond = jnp.asarray([-1.3, 0.2, 0.9]), jnp.asarray([0, 3, CLASSES])
+    if conditions := constructor.keywords.get("conditions"):
+        cond = {"label": cond} | {name: told(kind, shape, rng) for name, kind in conditions.items()}
+    return x, label, cond
+
+
+def told(kind, shape, rng):
+    """A condition of every example but the second, whose is absent; the last token of a sequence always is."""
+    if isinstance(kind, Classes):
+        return jnp.asarray([0, kind.null, 1])
+    value = rng.standard_normal((BATCH, *kind.shape(shape)))
+    value[1] = kind.null
+    if isinstance(kind, Tokens):
+        value[:, -1] = kind.null
+    return jnp.asarray(value, jnp.float32)
 
 
 def compiled(f):
@@ -101,7 +136,8 @@ def test_permuting_the_batch_permutes_the_output(name):
     params, order = randomised(name), jnp.array([2, 0, 1])
     x, label, cond = inputs(name)
     y = evaluate(name)(params, x, label, cond)
-    assert close(evaluate(name)(params, x[order], label[order], cond[order]), y[order])
+    permuted = jax.tree.map(lambda a: a[order], (x, label, cond))
+    assert close(evaluate(name)(params, *permuted), y[order])
 
 
 @each
@@ -126,7 +162,7 @@ def test_every_parameter_is_annotated(name):
         assert roles[path] == role(axes[path]), path
 
 
-@one_of_each
+@and_told
 def test_axis_names_agree_with_the_axes_that_grow(name):
     """Grow the width: exactly the axes named as widths change, all by the same factor (no mixed concatenation)."""
     from gendyn.parametrization.axes import WIDTH
@@ -140,13 +176,13 @@ def test_axis_names_agree_with_the_axes_that_grow(name):
         assert wide[path].shape == grown, path
 
 
-@one_of_each
+@and_told
 def test_untrained_network_is_exactly_zero(name):
     x, label, cond = inputs(name)
     assert not np.any(evaluate(name)(initial(name), x, label, cond))
 
 
-@one_of_each
+@and_told
 def test_initialisation_is_reproducible_and_float32(name):
     again = initialise(network(name), jax.random.key(0))
     other = initialise(network(name), jax.random.key(1))
@@ -155,7 +191,7 @@ def test_initialisation_is_reproducible_and_float32(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {jnp.dtype("float32")}
 
 
-@one_of_each
+@and_told
 def test_hidden_kernels_have_variance_one_over_fan_in(name):
     """Statistical: each pooled estimate has over 50 draws; 5 standard errors, false alarm below 1e-5 per kernel."""
     roles = dict(paths(network(name).roles))
@@ -184,7 +220,7 @@ def test_null_class_is_no_class_and_differs_from_every_class(name):
     assert not close(evaluate(name)(params, x, label, jnp.zeros(BATCH, int)), null, rtol=1e-2)
 
 
-@one_of_each
+@and_told
 def test_dropout_follows_its_key_and_rests_in_evaluation(name):
     x, label, cond = inputs(name)
     params = randomised(name)
@@ -219,7 +255,11 @@ def test_remat_changes_neither_values_nor_gradients(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "dit_2d", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet_2d", "edm_adm"))]
+    "name",
+    [
+        *("mlp", "dit_2d", "dit_told"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet_2d", "unet_told", "edm_adm")),
+    ],
 )
 def test_gradient_reaches_every_parameter(name):
     _, grads = gradients(name, False)
@@ -229,7 +269,7 @@ def test_gradient_reaches_every_parameter(name):
     assert [path for path, size in live.items() if not size > 1e-6 * largest] == []
 
 
-@one_of_each
+@and_told
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(name):
     x, label, cond = inputs(name)
     params = randomised(name)
@@ -238,7 +278,8 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(name):
         dtype == jnp.bfloat16 for dtype in contractions(jax.make_jaxpr(half.apply)(params, x, label, cond).jaxpr)
     ]
     assert len(sixteen) >= 10
-    assert sum(sixteen) >= len(sixteen) - 4  # float32: two kernels of the conditioning, the readout, attention's q k
+    # float32: two kernels of the conditioning, the readout, attention's q k; and two projections and a second q k
+    assert sum(sixteen) >= len(sixteen) - (7 if "told" in name else 4)
     out = evaluate(name, dtype="bfloat16")(params, x, label, cond)
     exact = evaluate(name)(params, x, label, cond)
     assert out.dtype == jnp.float32
@@ -268,7 +309,7 @@ def test_a_call_changes_nothing():
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, randomised("mlp")))
 
 
-@one_of_each
+@and_told
 def test_new_weights_and_equal_configurations_do_not_recompile(name):
     traces = []
 
