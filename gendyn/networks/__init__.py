@@ -33,6 +33,7 @@ from gendyn.networks.embeddings import grid_sinusoids, sinusoids
 from gendyn.networks.features import feature_shapes, features
 from gendyn.networks.halves import Encoded
 from gendyn.networks.mlp import MLP
+from gendyn.networks.stacking import stack_blocks, unstack_blocks
 from gendyn.networks.unet import UNet
 
 NETWORKS = {"mlp": MLP, "unet": UNet, "dit": DiT, "edm": EDMUNet}
@@ -66,4 +67,6 @@ __all__ = [
     "initialise",
     "null",
     "sinusoids",
+    "stack_blocks",
+    "unstack_blocks",
 ]

@@ -16,7 +16,9 @@ from gendyn.networks import layers
 from gendyn.networks.conditioning import Conditioning, Told
 from gendyn.networks.conditions import Conditions, Tokens, image_channels
 from gendyn.networks.embeddings import FREQUENCIES, Positions, grid_sinusoids
-from gendyn.networks.layers import Attention, Dense, LayerNorm, across, dropout, modulate
+from gendyn.networks.layers import Attention, Dense, LayerNorm, Remat, across, checked_remat, dropout, modulate
+from gendyn.networks.stacking import scan as scanned
+from gendyn.networks.stacking import stacked
 
 
 class DiT(nnx.Module):
@@ -41,7 +43,11 @@ class DiT(nnx.Module):
         qk_norm: "rms" normalises queries and keys within each head; None leaves them.
         branch_scale: multiplies every residual branch (for depth transfer).
         dtype: of the blocks' arithmetic; parameters, norm statistics, softmax and output are float32.
-        remat: recompute blocks in the backward pass instead of keeping their activations.
+        remat: recompute blocks in the backward pass instead of keeping their activations; True, or what to keep
+            (`layers.POLICIES`).
+        scan: keep the blocks' parameters stacked, [depth, ...], and run one compiled block in a loop: programs stay as
+            small, and compile as fast, as those of one block. `stack_blocks` turns the parameters of either into the
+            other's, whose outputs are the same up to rounding.
 
     At initialisation W, the last kernel of the attention to tokens and the readout are zero: the output is exactly 0.
 
@@ -73,7 +79,8 @@ class DiT(nnx.Module):
         qk_norm: Literal["rms"] | None = None,
         branch_scale: float = 1.0,
         dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
+        remat: Remat = False,
+        scan: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         *grid, channels = self.shape = tuple(shape)
@@ -85,7 +92,7 @@ class DiT(nnx.Module):
             raise ValueError(
                 f"patches of edge {patch} must tile the grid, got {tuple(grid)}; change patch= or pad the data."
             )
-        self.patch, self.width, self.remat = patch, width, remat
+        self.patch, self.width, self.depth, self.remat = patch, width, depth, checked_remat(remat)
         self.tokens = tuple(size // patch for size in grid)
         cell = patch ** len(grid)
         self.conditioning = Conditioning(width, num_classes, time_features, frequencies, conditions, rngs=rngs)
@@ -97,7 +104,8 @@ class DiT(nnx.Module):
         block = partial(Block, width, heads, mlp_ratio, attention_scale=attention_scale, qk_norm=qk_norm)
         attends = any(isinstance(kind, Tokens) for kind in (conditions or {}).values())
         block = partial(block, attends=attends, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List(block() for _ in range(depth))
+        blocks = [block() for _ in range(depth)]
+        self.scan, self.blocks = scan, stacked(blocks) if scan else nnx.List(blocks)
         self.norm = LayerNorm()
         axes = ("conditioning", "modulation")
         self.modulation = Dense(width, 2 * width, axes, init=zeros, dtype=dtype, rngs=rngs)
@@ -120,10 +128,17 @@ class DiT(nnx.Module):
         c = self.conditioning(label, cond, x.shape[0])
         h = self.stem(patches(self.conditioning.beside(x, cond), self.patch))
         h = h + self._table().astype(h.dtype)
-        for block, own in zip(self.blocks, layers.split(key, len(self.blocks))):
-            h = layers.rematerialise(block, self.remat)(h, c, own)
+        h = self._through(h, c, layers.split(key, self.depth))
         shift, scale = jnp.split(self.modulation(c.vector), 2, axis=-1)
         return unpatch(self.readout(modulate(self.norm(h), shift, scale)), self.tokens, self.patch)
+
+    def _through(self, h: Array, c: Told, keys: list[Any]) -> Array:
+        """All blocks, one after the other."""
+        if self.scan:
+            return scanned(self.blocks, h, c, keys, self.remat)
+        for block, key in zip(self.blocks, keys):
+            h = layers.rematerialise(block, self.remat)(h, c, key)
+        return h
 
     def _table(self) -> Array:
         if self.positions is None:

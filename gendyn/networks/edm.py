@@ -15,7 +15,7 @@ from gendyn.networks import edm_layers as layers
 from gendyn.networks.edm_conditioning import Conditioning
 from gendyn.networks.edm_layout import Family, Row, layout, named
 from gendyn.networks.halves import Encoded, scaled
-from gendyn.networks.layers import GroupNorm, across, dropout, modulate, rematerialise, split
+from gendyn.networks.layers import GroupNorm, Remat, across, checked_remat, dropout, modulate, rematerialise, split
 from gendyn.networks.resampling import resample
 
 WITHOUT_PARAMETERS = ("image_down", "image_up")
@@ -40,7 +40,8 @@ class EDMUNet(nnx.Module):
         dropout: rate inside the blocks, drawn from the call's `key`.
         out_channels: `channels` unless given (2 * channels for a learned-variance head).
         dtype: of the blocks' arithmetic; parameters, conditioning, norm statistics, softmax and output are float32.
-        remat: recompute blocks in the backward pass instead of keeping their activations.
+        remat: recompute blocks in the backward pass instead of keeping their activations; True, or what to keep
+            (`layers.POLICIES`).
 
     As published, "ddpmpp" and "ncsnpp" start near the zero function and "adm" at it. The frequencies of "fourier" are
     stored with the weights and have no gradient.
@@ -70,7 +71,7 @@ class EDMUNet(nnx.Module):
         dropout: float = 0.0,
         out_channels: int | None = None,
         dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
+        remat: Remat = False,
         rngs: nnx.Rngs,
     ) -> None:
         family = named(family)
@@ -79,7 +80,7 @@ class EDMUNet(nnx.Module):
                 f"{len(multipliers)} levels halve the picture {len(multipliers) - 1} times, so its side must be a "
                 f"multiple of {2 ** (len(multipliers) - 1)}, got {resolution}; resize it or pass fewer multipliers."
             )
-        self.family, self.taps, self.remat = family, family.taps, remat
+        self.family, self.taps, self.remat = family, family.taps, checked_remat(remat)
         self.shape = (resolution, resolution, channels)
         widths = tuple(width * multiplier for multiplier in multipliers)
         stem = width if family.stem == "width" else widths[0]

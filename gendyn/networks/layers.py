@@ -252,6 +252,30 @@ def split(key: PRNGKeyArray | None, count: int) -> list[Any]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
-def rematerialise(block: Callable[..., Array], remat: bool) -> Callable[..., Array]:
-    """The block, or the block that keeps only its inputs and is computed again in the backward pass."""
-    return jax.checkpoint(block) if remat else block
+Remat = bool | str
+
+POLICIES = ("nothing", "dots", "dots_with_no_batch_dims", "everything")
+"""What a block may keep for its backward pass: the policies `jax.checkpoint_policies.NAME_saveable`. "dots" keeps the
+products, "dots_with_no_batch_dims" those with weights and not those of attention."""
+
+
+def checked_remat(remat: Remat) -> Remat:
+    """Refuse what is neither True, False nor the name of a policy."""
+    if not isinstance(remat, bool) and remat not in POLICIES:
+        raise ValueError(f"remat is True, False or one of {', '.join(POLICIES)}; got {remat!r}.")
+    return remat
+
+
+def rematerialise(block: Callable[..., Any], remat: Remat, *, prevent_cse: bool = True) -> Callable[..., Any]:
+    """The block, or the block that is computed again in the backward pass from its inputs and what the policy keeps.
+
+    Args:
+        remat: False for the block itself, True for nothing but the inputs, or a name in `POLICIES`.
+        prevent_cse: as in `jax.checkpoint`; not needed inside a scan.
+
+    Chen et al. 2016, arXiv:1604.06174.
+    """
+    if checked_remat(remat) is False:
+        return block
+    policy = getattr(jax.checkpoint_policies, f"{'nothing' if remat is True else remat}_saveable")
+    return jax.checkpoint(block, policy=policy, prevent_cse=prevent_cse)

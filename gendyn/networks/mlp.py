@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from gendyn.networks.conditioning import Conditioning, Told
 from gendyn.networks.conditions import Conditions, Tokens, image_channels
 from gendyn.networks.embeddings import FREQUENCIES
-from gendyn.networks.layers import Dense, LayerNorm, dropout, modulate, rematerialise, split
+from gendyn.networks.layers import Dense, LayerNorm, Remat, checked_remat, dropout, modulate, rematerialise, split
 
 
 class MLP(nnx.Module):
@@ -33,7 +33,8 @@ class MLP(nnx.Module):
         time_features, frequencies: of the sinusoids of the label; fixed whatever the width.
         branch_scale: multiplies every residual branch (1/depth ratio for depth transfer).
         dtype: of the blocks' arithmetic; parameters and output are float32.
-        remat: recompute blocks in the backward pass instead of keeping their activations.
+        remat: recompute blocks in the backward pass instead of keeping their activations; True, or what to keep
+            (`layers.POLICIES`).
 
     At initialisation gates and readout are zero: the output is exactly 0.
 
@@ -57,10 +58,10 @@ class MLP(nnx.Module):
         frequencies: tuple[float, float] = FREQUENCIES,
         branch_scale: float = 1.0,
         dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
+        remat: Remat = False,
         rngs: nnx.Rngs,
     ) -> None:
-        self.dim, self.remat = dim, remat
+        self.dim, self.remat = dim, checked_remat(remat)
         if unread := [name for name, kind in (conditions or {}).items() if isinstance(kind, Tokens)]:
             raise ValueError(f"an MLP does not attend to tokens ({unread[0]!r}); give it a Vector, or build a DiT.")
         self.conditioning = Conditioning(width, num_classes, time_features, frequencies, conditions, rngs=rngs)

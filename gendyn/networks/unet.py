@@ -22,7 +22,18 @@ from gendyn.networks.conditioning import Conditioning, Told
 from gendyn.networks.conditions import Conditions, Tokens, image_channels
 from gendyn.networks.embeddings import FREQUENCIES
 from gendyn.networks.halves import Encoded, scaled
-from gendyn.networks.layers import Attention, Conv, Dense, GroupNorm, dropout, modulate, rematerialise, split
+from gendyn.networks.layers import (
+    Attention,
+    Conv,
+    Dense,
+    GroupNorm,
+    Remat,
+    checked_remat,
+    dropout,
+    modulate,
+    rematerialise,
+    split,
+)
 
 
 class Row(NamedTuple):
@@ -91,7 +102,8 @@ class UNet(nnx.Module):
         attention_scale: of the logits; 1/sqrt(head features) unless given.
         branch_scale: multiplies every residual branch (for depth transfer).
         dtype: of the blocks' arithmetic; parameters, norm statistics, softmax and output are float32.
-        remat: recompute blocks in the backward pass instead of keeping their activations.
+        remat: recompute blocks in the backward pass instead of keeping their activations; True, or what to keep
+            (`layers.POLICIES`).
 
     At initialisation every branch and the readout are zero: the output is exactly 0.
 
@@ -124,12 +136,13 @@ class UNet(nnx.Module):
         attention_scale: float | None = None,
         branch_scale: float = 1.0,
         dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
+        remat: Remat = False,
         rngs: nnx.Rngs,
     ) -> None:
         if spatial not in (1, 2, 3):
             raise ValueError(f"a UNet has 1, 2 or 3 spatial dimensions, got spatial={spatial}.")
-        self.spatial, self.channels, self.levels, self.remat = spatial, channels, len(multipliers), remat
+        self.spatial, self.channels, self.levels = spatial, channels, len(multipliers)
+        self.remat = checked_remat(remat)
         widths = tuple(width * multiplier for multiplier in multipliers)
         encoder, middle, decoder = layout(widths, blocks, levels(attention, self.levels))
 

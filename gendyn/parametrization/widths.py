@@ -112,7 +112,9 @@ def _growing(make: Callable[..., Any], sizes: Sizes, deep: Iterable[str]) -> lis
 
 
 def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, frozenset[str]]:
-    """The scaled sizes that add parameters instead of widening them, each with the patterns it multiplies.
+    """The scaled sizes that add blocks instead of widening them, each with the patterns it multiplies.
+
+    Blocks are parameters of their own, or stacked along an axis "layers".
 
     >>> from types import SimpleNamespace
     >>> init = lambda width, depth: {"in": jax.numpy.ones(width), "blocks": [jax.numpy.ones(width)] * depth}
@@ -121,10 +123,21 @@ def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, fr
     {'depth': frozenset({'blocks/*'})}
     """
     names = scaled_sizes(base, target)
-    count = lambda sizes: Counter(pattern(path) for path in _shapes(make, sizes))
+    count = lambda sizes: _counted(make(**sizes))
     start = count(base)
     each = {name: count({**base, name: 2 * base[name]}) - start for name in names}
     return {name: frozenset(more) for name, more in each.items() if more}
+
+
+def _counted(network: Any) -> Counter[str]:
+    """Pattern of a path -> how many blocks have such a parameter."""
+    axes = getattr(network, "axes", None)
+    named = dict(paths(axes, is_leaf=lambda node: isinstance(node, tuple))) if axes else {}
+    found: Counter[str] = Counter()
+    for path, leaf in paths(jax.eval_shape(network.init, jax.random.key(0))):
+        own = dict(zip(named.get(path, ()), leaf.shape))
+        found[pattern(path)] += own.get("layers", 1)
+    return found
 
 
 def narrow(base: Sizes, target: Sizes, deep: Iterable[str]) -> dict[str, Any]:

@@ -167,9 +167,9 @@ def _on(mesh: Mesh, denoiser: Any) -> Any:
 def conditions(
     experiment: Experiment, num: int, only: int | None = None, *, first: int = 0
 ) -> tuple[Any, np.ndarray | None]:
-    """(conditions, classes) of `num` samples from number `first` on: classes as in `class_labels`; where a model is told
-    more than a class, or the objective makes samples from entries of an example (mu of a restoration), those of the
-    test examples from that number on, of one class if `only` says so.
+    """(conditions, classes) of `num` samples from number `first` on: classes as in `class_labels`; where a model is
+    told more than a class, or the objective makes samples from entries of an example (mu of a restoration), those of
+    the test examples from that number on, of one class if `only` says so.
 
     Raises:
         ValueError: such a model, and an experiment without test examples.

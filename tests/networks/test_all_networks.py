@@ -40,6 +40,7 @@ ALL_NETWORKS = {
     "edm_ncsnpp": (partial(EDM, family="ncsnpp"), (4, 4, 2)),
     "edm_adm": (partial(EDM, family=replace(ADM, head_dim=4)), (4, 4, 2)),
     "dit_3d": (partial(DiT, (2, 4, 2, 1), width=12, depth=1, heads=2), (2, 4, 2, 1)),
+    "dit_scan": (partial(DiT, (4, 6, 1), width=12, depth=2, heads=2, scan=True), (4, 6, 1)),
     "mlp_told": (partial(MLP, 5, width=12, depth=1, conditions={"style": Vector(2), "beside": Image(3)}), (5,)),
     "unet_told": (partial(UNet, 1, 2, width=8, multipliers=(1,), blocks=1, attention=(0,), conditions=TOLD), (6, 2)),
     "dit_told": (partial(DiT, (8, 2), patch=4, width=12, depth=1, heads=2, conditions=TOLD), (8, 2)),
