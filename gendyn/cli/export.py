@@ -12,7 +12,7 @@ from gendyn.importing import export
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a run's network of the EDM family as safetensors, under the names that the published code uses."""
+    """Write a run's EDM-family network or DiT as safetensors, under the names that the published code uses."""
 
     run: tyro.conf.Positional[str]
     """Run directory, local or gs://."""

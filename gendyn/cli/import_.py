@@ -13,7 +13,7 @@ from gendyn.importing import Limits, adopt, read
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Import:
-    """Read a checkpoint of EDM or PFGM++ (.pkl, .pt), a state dict (.pt, .safetensors, .npz); nothing in it is run.
+    """Read a checkpoint of EDM, PFGM++, DiT or SiT, a state dict (.pt, .safetensors, .npz); nothing in it is run.
 
     The run directory is then sampled, studied and tuned like any other. Files of unknown origin are safe to try.
     """
@@ -22,8 +22,8 @@ class Import:
     """The checkpoint. Options that it does not contain are read from FILE with the ending .json, if there is one."""
     out: str
     """Run directory to make, local or gs://."""
-    wrapper: Literal["edm", "vp", "ve", "iddpm"] | None = None
-    """Preconditioning, where the file does not say."""
+    wrapper: Literal["edm", "vp", "ve", "iddpm", "dit", "sit"] | None = None
+    """Preconditioning, where the file does not say; DiT and SiT files never do."""
     config: str | None = None
     """JSON with {"precond": wrapper, "kwargs": options of the network}."""
     entry: str | None = None

@@ -157,9 +157,11 @@ class Pictures:
 
 
 def save_picture(path: str, decoded: np.ndarray) -> None:
-    """Images as a grid with ten columns, points as a scatter plot."""
+    """Images as a grid with ten columns, points as a scatter plot; latents are no picture."""
     from gendyn import plots
 
+    if decoded.ndim == 4 and decoded.shape[-1] not in (1, 3):
+        return
     if decoded.ndim == 4:
         plots.save_png(path, decoded, columns=10)
     else:

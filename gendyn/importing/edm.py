@@ -147,6 +147,8 @@ def inner(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 def _wrapper(said: str | None, asked: str | None, buffers: Mapping[str, np.ndarray]) -> str:
     if asked is not None:
+        if asked not in WRAPPERS.values():
+            raise Refused(f"a network of the EDM family is wrapped by {', '.join(WRAPPERS.values())}, not by {asked}.")
         return asked
     if said in WRAPPERS:
         return WRAPPERS[said]

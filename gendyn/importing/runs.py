@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -11,27 +12,28 @@ import numpy as np
 from etils import epath
 
 from gendyn.files import write_atomic, write_json
-from gendyn.importing import experiment as template
+from gendyn.importing import dit, dit_experiment, edm
+from gendyn.importing import experiment as edm_experiment
 from gendyn.importing.arrays import write_safetensors
-from gendyn.importing.edm import published_options, settings
 from gendyn.importing.limits import Refused
 from gendyn.importing.reading import Checkpoint
-from gendyn.networks.edm_names import Published
+from gendyn.networks.published import Published
 from gendyn.predictions import IDDPMPreconditioner
 from gendyn.training import Checkpoints, TrainState, load
 from gendyn.training.runs import describe
 
 
-def adopt(
-    checkpoint: Checkpoint, folder: epath.PathLike, *, wrapper: str | None = None, **changes: Any
-) -> template.Config:
+def adopt(checkpoint: Checkpoint, folder: epath.PathLike, *, wrapper: str | None = None, **changes: Any) -> Any:
     """Write a run directory that holds this network.
 
     Args:
         checkpoint: what `read` returned.
         folder: a new or empty directory.
-        wrapper: "edm", "vp", "ve" or "iddpm", where the file does not say.
+        wrapper: "edm", "vp", "ve" or "iddpm", "dit" or "sit", where the file does not say.
         changes: fields of the config that are to be others than the file's, for example sigma_max.
+
+    Returns:
+        The run's config.
 
     Raises:
         Refused: the network is of no known kind, or its tensors are not those of its options.
@@ -40,8 +42,13 @@ def adopt(
     folder = epath.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty directory; choose another --out.")
-    fields, tensors = settings(checkpoint, wrapper)
+    is_dit = dit.recognised(checkpoint.tensors)
+    template: Any = dit_experiment if is_dit else edm_experiment
+    fields, tensors = (dit if is_dit else edm).settings(checkpoint, wrapper)
     origin = {"file": checkpoint.name, "sha256": checkpoint.sha256, "entry": checkpoint.key}
+    known = {field.name for field in dataclasses.fields(template.Config)}
+    if unknown := sorted(set(changes) - known):
+        raise ValueError(f"a run of this network has no {unknown[0]} to change; leave it out.")
     config = template.Config(**{**fields, **origin, **changes})
     try:
         network = config.experiment().network
@@ -62,7 +69,7 @@ def adopt(
 
 
 def export(run_dir: epath.PathLike, path: str | pathlib.Path, *, ema: float | None = None) -> dict[str, np.ndarray]:
-    """Write a run's `EDMUNet` as safetensors, under the names and in the layouts of the published checkpoints.
+    """Write a run's `EDMUNet` or `DiT` as safetensors, under the names and in the layouts of the published checkpoints.
 
     An imported run comes back bit for bit. The architecture goes into the header, so that `read` finds it.
 
@@ -75,10 +82,13 @@ def export(run_dir: epath.PathLike, path: str | pathlib.Path, *, ema: float | No
     model = load(run_dir, ema=ema)
     names = Published.of(model.experiment.network)
     released = names.release(jax.device_get(model.denoiser.params))
-    tensors = {f"model.{name}": value for name, value in released.items()}
+    is_dit = dit.recognised(released)
+    tensors = dict(released) if is_dit else {f"model.{name}": value for name, value in released.items()}
     precondition = model.denoiser.precondition
     if isinstance(precondition, IDDPMPreconditioner):
         tensors["u"] = precondition.levels.astype(np.float32)
-    fields = vars(model.config) if hasattr(model.config, "wrapper") else None
-    write_safetensors(pathlib.Path(path), tensors, published_options(fields) if fields else {})
+    described = (
+        (dit if is_dit else edm).published_options(vars(model.config)) if hasattr(model.config, "wrapper") else {}
+    )
+    write_safetensors(pathlib.Path(path), tensors, described)
     return tensors

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gendyn.networks import EDMUNet, functional
-from gendyn.networks.edm_names import Published
+from gendyn.networks.published import Published
 
 BUFFERS = ("resample_filter", "freqs", "u")
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

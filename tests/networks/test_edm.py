@@ -16,8 +16,8 @@ from gendyn.importing.inferring import inferred
 from gendyn.networks import ADM, DDPMPP, NCSNPP, EDMUNet, functional, initialise
 from gendyn.networks.edm_conditioning import one_hot, positional
 from gendyn.networks.edm_layers import halving_conv
-from gendyn.networks.edm_names import Published
 from gendyn.networks.layers import Attention
+from gendyn.networks.published import Published
 from gendyn.networks.resampling import filtered, resample
 from gendyn.networks.unet import double, halve
 from gendyn.tree import paths

@@ -72,4 +72,4 @@ def test_refusals_are_one_sentence(run, gendyn, tmp_path):
 def test_export_of_another_network_is_refused(trained, gendyn, tmp_path):
     refused = gendyn("export", trained, "--out", tmp_path / "a.safetensors")
     assert refused.status == 1
-    assert "EDMUNet only, got MLP" in refused.err
+    assert "EDMUNet and DiT only, got MLP" in refused.err
