@@ -98,9 +98,9 @@ def pack(
     progress = _begin(note, request)
     total = min(source.examples, packing.limit or source.examples)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        chunks = _Chunks(source=source, packing=packing, encoder=encoder, pool=pool, report=report)
+        chunks = _Chunks(source=source, packing=packing, encoder=encoder, pool=pool)
         while progress.items < total:
-            progress = _next_shard(out, progress, chunks, total)
+            progress = _next_shard(out, progress, chunks, total, report)
             _write_json(note, progress.json())
     index = _index(progress, source, packing)
     _write_json(path, index.json())
@@ -135,11 +135,20 @@ def _begin(note: Path, request: dict[str, Any]) -> Progress:
     What stopped it may call for another answer: options that the shards so far do not depend on may change.
     """
     progress = Progress(request=request)
-    if note.exists() and (earlier := Progress.from_json(read_json(note))).shards:
+    if note.exists() and (earlier := _noted(note)).shards:
         _check_same(earlier.request, request, note, but=("name", "skip_unreadable", "num_classes"))
         progress = replace(earlier, request=request)
     _write_json(note, progress.json())
     return progress
+
+
+def _noted(note: Path) -> Progress:
+    try:
+        return Progress.from_json(read_json(note))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{note} is no note of this version of gendyn ({error!r}); remove it to start again"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +159,17 @@ class _Chunks:
     packing: Packing
     encoder: Encoder | None
     pool: Executor
-    report: Callable[[int], None]
 
     def __call__(self, first: int, end: int) -> Iterator[list[Example | Unreadable]]:
         """Items first .. end - 1, in order."""
         items = self.source.items(first)
         for done in range(first, end, CHUNK):
-            yield self._made(list(itertools.islice(items, min(CHUNK, end - done))))
-            self.report(min(done + CHUNK, end))
+            chunk = list(itertools.islice(items, min(CHUNK, end - done)))
+            if len(chunk) < min(CHUNK, end - done):
+                raise CorruptData(
+                    f"{self.source.path} ends after {done + len(chunk)} of {self.source.examples} examples"
+                )
+            yield self._made(chunk)
 
     def _made(self, items: list[Item]) -> list[Example | Unreadable]:
         made = list(self.pool.map(lambda item: make(item, self.packing), items))
@@ -170,7 +182,7 @@ class _Chunks:
         return made if self.encoder is None else latents(made, self.encoder)
 
 
-def _next_shard(out: Path, progress: Progress, chunks: _Chunks, total: int) -> Progress:
+def _next_shard(out: Path, progress: Progress, chunks: _Chunks, total: int, report: Callable[[int], None]) -> Progress:
     """One more shard, and what has been done with it. A shard without a readable item is not written."""
     packing, number = chunks.packing, len(progress.shards)
     end = total if packing.shards is None else _end(progress.items, total, packing.shards)
@@ -189,6 +201,7 @@ def _next_shard(out: Path, progress: Progress, chunks: _Chunks, total: int) -> P
                 examples, size = examples + 1, size + len(record)
                 highest = max(highest, -1 if example.label is None else example.label)
             items += len(chunk)
+            report(items)
             if packing.shards is None and size >= packing.shard_mb * MIB:
                 break
         writer.close()
@@ -214,9 +227,13 @@ def _record(example: Example, layout: Layout, num_classes: int | None) -> bytes:
             f"{list(layout.shape)}; pass --resolution (resolution=) to crop and resize, --channels for grey or colour"
         )
     if found != layout:
+        before, here = layout.json(), found.json()
+        text = ", ".join(
+            f"{key} is {here[key]} here and {before[key]} before" for key in here if here[key] != before[key]
+        )
         raise ValueError(
-            f"all examples must be alike: {example.name} has {found}, those before it {layout}; mend it, or leave out "
-            "labels with --no-labels (labels=False)"
+            f"all examples must be alike, but of {example.name} {text}; mend it, or leave out labels with --no-labels "
+            "(labels=False)"
         )
     if label is not None and not 0 <= label < (num_classes or 2**31):
         raise ValueError(f"{example.name} has the label {label}, labels must lie in 0..{(num_classes or 2**31) - 1}")

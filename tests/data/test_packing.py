@@ -220,6 +220,13 @@ def dies_json(path, value, dies):
         temporary.unlink(missing_ok=True)
 
 
+def test_a_note_that_is_none(made, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".train.packing.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"\.train\.packing\.json is no note of this version .*; remove it"):
+        pack(made("npz"), tmp_path / "out")
+
+
 def test_an_unfinished_folder_of_another_source_is_refused(made, tmp_path):
     out = tmp_path / "out"
     stop_at(out, made("npz"), 4, Packing(shards=3))
@@ -315,7 +322,7 @@ def test_some_labels_are_none(made, tmp_path, png, colour):
         info = tarfile.TarInfo("x.png")
         info.size = len(png(colour[0]))
         archive.addfile(info, io.BytesIO(png(colour[0])))
-    with pytest.raises(ValueError, match=r"000001.tar: x has .*labelled=False.*--no-labels"):
+    with pytest.raises(ValueError, match=r"of 000001.tar: x labelled is False here and True before; .*--no-labels"):
         pack(path, tmp_path / "out")
 
 
