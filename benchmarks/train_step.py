@@ -1,11 +1,11 @@
 """What does a training step cost in gendyn and in PyTorch, for the same network, objective and optimiser?
 
 Run:      pip install -e '.[bench]' && python -m benchmarks.train_step
-Takes:    about ten minutes, most of it compiling (torch.compile needs a C++ compiler; --no-compiled leaves it out).
+Takes:    about six minutes of one core; --compiled, which needs a C++ compiler, several more per network.
 Measures: for DiT-S/4 and gendyn's default U-Net on 32x32x3 in float32, on one pinned core:
           1. seconds of one training step: draw times and noise, flow-matching loss, gradient, AdamW. gendyn's is
-             `gd.training.build`'s own, which also measures norms of gradient and parameters; PyTorch's is eager, and
-             compiled by torch.compile, with fused AdamW;
+             `gd.training.build`'s own, which also measures norms of gradient and parameters; PyTorch's is eager, with
+             fused AdamW, and with --compiled also that of torch.compile;
           2. each over gendyn's, from the same round: contestants take turns;
           3. the greatest differences of output and of gradient from the same parameters and batch, relative to the
              greatest entry: the networks are to be the same.
@@ -42,7 +42,7 @@ class Config:
     repeats: int = 9
     core: int = 0
     """The one core on which everything runs."""
-    compiled: bool = True
+    compiled: bool = False
     """Also measure torch.compile."""
 
 
