@@ -47,7 +47,7 @@ class DiT(nnx.Module):
             (`layers.POLICIES`).
         scan: keep the blocks' parameters stacked, [depth, ...], and run one compiled block in a loop: programs stay as
             small, and compile as fast, as those of one block. `stack_blocks` turns the parameters of either into the
-            other's, whose outputs are the same up to rounding.
+            other's, whose outputs are the same up to rounding. A coordinate check does not look into the loop.
 
     At initialisation W, the last kernel of the attention to tokens and the readout are zero: the output is exactly 0.
 

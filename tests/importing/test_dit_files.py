@@ -187,6 +187,13 @@ def test_unknown_heads_are_asked_for(file, tmp_path):
 
 @pytest.mark.system
 @pytest.mark.slow
-def test_an_imported_dit_is_sampled(runs, gendyn):
-    sampled = gendyn("sample", runs["folder"] / "dit", "--num", 4, "--nfe", 2, "--batch", 4, "--guidance", 2)
-    assert sampled.status == 0, sampled.err
+def test_a_file_becomes_a_run_that_is_sampled(file, tmp_path):
+    """Latents, as the autoencoder takes them, and no picture."""
+    from gendyn.cli import main
+
+    assert main(["import", str(file), "--wrapper", "sit", "--out", str(tmp_path / "run")]) == 0
+    options = ["--num", "4", "--nfe", "2", "--batch", "4", "--guidance", "2", "--out", str(tmp_path / "samples")]
+    assert main(["sample", str(tmp_path / "run"), *options]) == 0
+    with np.load(tmp_path / "samples" / "samples.npz") as found:
+        assert found["samples"].shape == (4, SIDE, SIDE, CHANNELS)
+    assert not list((tmp_path / "samples").glob("*.png"))

@@ -45,7 +45,7 @@ ALL_NETWORKS = {
     "unet_told": (partial(UNet, 1, 2, width=8, multipliers=(1,), blocks=1, attention=(0,), conditions=TOLD), (6, 2)),
     "dit_told": (partial(DiT, (8, 2), patch=4, width=12, depth=1, heads=2, conditions=TOLD), (8, 2)),
 }
-ALIKE = ("unet_3d", "dit_1d", "dit_3d", "edm_ncsnpp", "mlp_told")
+ALIKE = ("unet_3d", "dit_1d", "dit_3d", "edm_ncsnpp", "mlp_told", "dit_scan")
 """Other dimensions or options of networks that are checked each time."""
 each = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in ALL_NETWORKS]

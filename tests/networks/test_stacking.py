@@ -61,7 +61,7 @@ def test_both_are_drawn_alike():
     assert same(stack_blocks(drawn[0]), drawn[1])
 
 
-@pytest.mark.parametrize("remat", [False, "dots", pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("remat", ["dots", *(pytest.param(plain, marks=pytest.mark.slow) for plain in (False, True))])
 def test_outputs_and_gradients_are_those_of_the_unrolled_network(remat):
     """In training mode, with dropout drawn from the same keys."""
     value, grads = gradient()
@@ -81,6 +81,7 @@ def test_the_program_of_a_scan_does_not_grow_with_the_depth():
     assert operations(True, 6) == operations(True, 2) < operations(False, 2) < operations(False, 6) / 2
 
 
+@pytest.mark.slow
 def test_recomputing_needs_less_memory():
     """Bytes beside arguments and results, of the gradient of four blocks."""
 
