@@ -52,7 +52,8 @@ def without(cond: Any, null: Any) -> Any:
             f"null= names {unknown[0]!r}, which is not among the conditions ({', '.join(sorted(names)) or 'unnamed'}); "
             "give it there, or leave it out of null=."
         )
-    return {name: jax.tree.map(_filled, value, null[name]) if name in null else value for name, value in cond.items()}
+    told = {name: value for name, value in cond.items() if value is not None}
+    return dict(cond) | {name: jax.tree.map(_filled, told[name], null[name]) for name in null if name in told}
 
 
 def _filled(value: Any, null: Any) -> Array:

@@ -87,8 +87,7 @@ def export(run_dir: epath.PathLike, path: str | pathlib.Path, *, ema: float | No
     precondition = model.denoiser.precondition
     if isinstance(precondition, IDDPMPreconditioner):
         tensors["u"] = precondition.levels.astype(np.float32)
-    described = (
-        (dit if is_dit else edm).published_options(vars(model.config)) if hasattr(model.config, "wrapper") else {}
-    )
+    options = (dit if is_dit else edm).published_options
+    described = options(vars(model.config)) if hasattr(model.config, "wrapper") else {}
     write_safetensors(pathlib.Path(path), tensors, described)
     return tensors

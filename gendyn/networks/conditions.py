@@ -27,6 +27,7 @@ class Classes:
     """One of `count` classes; number `count` is none."""
 
     count: int
+    dtype = "int32"
 
     @property
     def null(self) -> int:
@@ -42,6 +43,7 @@ class Vector:
     """Numbers of order one: an embedding, or a few continuous attributes. A learned vector stands for an absent one."""
 
     size: int
+    dtype = "float32"
     null = ABSENT
 
     def shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
@@ -65,6 +67,7 @@ class Tokens:
     length: int
     size: int
     positions: Literal["learned"] | None = None
+    dtype = "float32"
     null = ABSENT
 
     def shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,6 +80,7 @@ class Image:
     """An image (or series, or volume) on the grid of the data. Absent pixels are zero."""
 
     channels: int
+    dtype = "float32"
     null = ABSENT
 
     def shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
@@ -135,6 +139,11 @@ def checked(name: str, value: Any, shape: tuple[int, ...], batch: int) -> Array:
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"the condition {name!r} holds floating numbers, got {value.dtype}; cast it.")
     return value
+
+
+def has_tokens(conditions: Conditions | None) -> bool:
+    """Whether there is something to attend to."""
+    return any(isinstance(kind, Tokens) for kind in (conditions or {}).values())
 
 
 def image_channels(conditions: Conditions | None) -> int:

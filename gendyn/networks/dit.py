@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gendyn.networks import layers
 from gendyn.networks.conditioning import Conditioning, Told
-from gendyn.networks.conditions import Conditions, Tokens, image_channels
+from gendyn.networks.conditions import Conditions, has_tokens, image_channels
 from gendyn.networks.embeddings import FREQUENCIES, Positions, grid_sinusoids
 from gendyn.networks.layers import Attention, Dense, LayerNorm, Remat, across, checked_remat, dropout, modulate
 from gendyn.networks.stacking import scan as scanned
@@ -102,8 +102,8 @@ class DiT(nnx.Module):
         count = math.prod(self.tokens)
         self.positions = Positions(count, width, rngs=rngs) if positions == "learned" else None
         block = partial(Block, width, heads, mlp_ratio, attention_scale=attention_scale, qk_norm=qk_norm)
-        attends = any(isinstance(kind, Tokens) for kind in (conditions or {}).values())
-        block = partial(block, attends=attends, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)
+        block = partial(block, attends=has_tokens(conditions), dropout=dropout, branch_scale=branch_scale)
+        block = partial(block, dtype=dtype, rngs=rngs)
         blocks = [block() for _ in range(depth)]
         self.scan, self.blocks = scan, stacked(blocks) if scan else nnx.List(blocks)
         self.norm = LayerNorm()

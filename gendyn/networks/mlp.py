@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gendyn.networks.conditioning import Conditioning, Told
-from gendyn.networks.conditions import Conditions, Tokens, image_channels
+from gendyn.networks.conditions import Conditions, has_tokens, image_channels
 from gendyn.networks.embeddings import FREQUENCIES
 from gendyn.networks.layers import Dense, LayerNorm, Remat, checked_remat, dropout, modulate, rematerialise, split
 
@@ -62,8 +62,8 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.dim, self.remat = dim, checked_remat(remat)
-        if unread := [name for name, kind in (conditions or {}).items() if isinstance(kind, Tokens)]:
-            raise ValueError(f"an MLP does not attend to tokens ({unread[0]!r}); give it a Vector, or build a DiT.")
+        if has_tokens(conditions):
+            raise ValueError("an MLP does not attend to tokens; give it a Vector, or build a DiT.")
         self.conditioning = Conditioning(width, num_classes, time_features, frequencies, conditions, rngs=rngs)
         self.stem = Dense(dim + image_channels(conditions), width, ("data", "embed"), dtype=dtype, rngs=rngs)
         block = partial(Block, width, dropout=dropout, branch_scale=branch_scale, dtype=dtype, rngs=rngs)

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gendyn.networks.conditioning import Conditioning, Told
-from gendyn.networks.conditions import Conditions, Tokens, image_channels
+from gendyn.networks.conditions import Conditions, has_tokens, image_channels
 from gendyn.networks.embeddings import FREQUENCIES
 from gendyn.networks.halves import Encoded, scaled
 from gendyn.networks.layers import (
@@ -148,11 +148,9 @@ class UNet(nnx.Module):
 
         block = partial(Block, conditioning=4 * width, spatial=spatial, groups=groups, head_dim=head_dim)
         block = partial(block, attention_scale=attention_scale, dropout=dropout, branch_scale=branch_scale)
-        block = partial(block, dtype=dtype, rngs=rngs)
-        attends = any(isinstance(kind, Tokens) for kind in (conditions or {}).values())
-        if attends and not attention:
+        block = partial(block, attends=has_tokens(conditions), dtype=dtype, rngs=rngs)
+        if has_tokens(conditions) and not attention:
             raise ValueError("tokens are read where a UNet attends; name levels in attention=.")
-        block = partial(block, attends=attends)
         self.conditioning = Conditioning(4 * width, num_classes, time_features, frequencies, conditions, rngs=rngs)
         self.stem = Conv(
             channels + image_channels(conditions), widths[0], ("data", "embed"), spatial=spatial, dtype=dtype, rngs=rngs

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gendyn.networks import Classes, Condition
 from gendyn.training.experiment import Experiment
 from gendyn.training.step import abstract_state, needs, train_step
 from gendyn.training.trials import network_inputs
@@ -140,10 +139,7 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
     data = jax.ShapeDtypeStruct((size, *experiment.shape), jnp.float32)
     labels = {"label": jax.ShapeDtypeStruct((size,), jnp.int32)} if experiment.num_classes is not None else {}
     told = {
-        name: _abstract(kind, (size, *kind.shape(experiment.shape))) for name, kind in experiment.conditions.items()
+        name: jax.ShapeDtypeStruct((size, *kind.shape(experiment.shape)), kind.dtype)
+        for name, kind in experiment.conditions.items()
     }
     return {"data": data, **labels, **told, **{name: data for name in needs(experiment) if name != "step"}}
-
-
-def _abstract(kind: Condition, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32 if isinstance(kind, Classes) else jnp.float32)

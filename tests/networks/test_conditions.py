@@ -68,6 +68,10 @@ def test_left_out_is_null_is_always_dropped(name):
         np.testing.assert_allclose(evaluate(cond), nothing, rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_left_out_has_no_null_to_be_replaced_by():
+    assert without(COND | {"text": None}, NULL)["text"] is None
+
+
 def test_all_null_is_no_condition():
     np.testing.assert_allclose(evaluate(without(COND, NULL)), evaluate(None), rtol=1e-4, atol=1e-4)
 
