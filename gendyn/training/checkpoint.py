@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ Report = Callable[[str], None]
 TABLE = "parametrization"
 """Entry of a checkpoint's meta that holds the network's table, if it has one."""
 ITEMS = ("params", "ema", "rest")
+MARGIN, BLOCK = 1.25, 4096
+"""Room that is asked for: so much over the bytes of the arrays, and bytes for each array's name, shape and place."""
 logger = logging.getLogger(__name__)
 
 
@@ -54,12 +57,17 @@ class Checkpoints:
     def save(
         self, state: TrainState, stds: Sequence[float], meta: dict[str, Any], *, only: Sequence[str] = ITEMS
     ) -> None:
-        """Copy to the host and write in the background (`only` some items); a step already on disk is left alone."""
+        """Copy to the host and write in the background (`only` some items); a step already on disk is left alone.
+
+        Raises:
+            OSError: less room on the disk than the checkpoint takes; said before anything is written.
+        """
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        items = _items(state, stds)
-        saves = {name: ocp.args.StandardSave(items[name]) for name in only if name in items}
+        items = {name: item for name, item in _items(state, stds).items() if name in only}
+        distributed.together("make room for a checkpoint", partial(self._check_room, items, step))
+        saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         self.manager.save(step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)))
 
     def restore(
@@ -186,6 +194,22 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self.manager.close()
+
+    def _check_room(self, items: dict[str, Any], step: int) -> None:
+        """orbax, when the disk is full, says so in hundreds of lines from threads of its own."""
+        self.manager.wait_until_finished()  # the one before is whole, and the oldest deleted
+        if "://" in str(self.folder):
+            return
+        leaves, free = jax.tree.leaves(items), shutil.disk_usage(self.folder).free
+        own = (shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards if shard.replica_id == 0)
+        needed = MARGIN * sum(own) + BLOCK * len(leaves)
+        if needed > free:
+            kept = self.steps()
+            since = f"continues from step {kept[-1]}" if kept else "begins anew"
+            raise OSError(
+                f"{self.folder} is full: the checkpoint of step {step} takes {needed / 2**20:.1f} MiB and "
+                f"{free / 2**20:.1f} MiB are free. Make room (gendyn checkpoint prune); the same command then {since}."
+            )
 
     def _state(self, step: int, abstract: TrainState, stds: Sequence[float], sharding: Any) -> TrainState:
         placed = _items(_with_sharding(abstract, sharding), stds)

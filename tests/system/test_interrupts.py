@@ -1,7 +1,9 @@
 """A run that is killed or asked to stop, anywhere, ends in the same bits as one that is left alone."""
 
+import os
 import random
 import signal
+import subprocess
 import time
 
 import jax
@@ -79,5 +81,49 @@ def test_signal_writes_a_checkpoint_and_exits_cleanly(launch, train, uninterrupt
     assert f"{which.name}: checkpoint written at step {step} in {tmp_path}; the same command continues." in out
     assert "Traceback" not in err
     assert 3 <= step < 40
+    train(tmp_path, *OPTIONS)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_is_whole(launch, train, uninterrupted, tmp_path):
+    """A disk of one megabyte; with room made, the run goes on and ends as one that was left alone."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        process = launch(disk / "run", *OPTIONS, "--keep-last", 30, pause="0")
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 1
+        [said] = [line for line in err.splitlines() if line.startswith("gendyn: ")]
+        assert "is full: the checkpoint of step" in said
+        assert "Traceback" not in err
+        kept = last_step(disk / "run")
+        assert kept > 0
+        assert f"then continues from step {kept}" in said
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert gendyn_train(launch, disk / "run", "--keep-last", 30) == 0
+        assert_same_run(disk / "run", uninterrupted)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def gendyn_train(launch, out, *argv):
+    process = launch(out, *OPTIONS, *argv, pause="0")
+    process.communicate(timeout=300)
+    return process.returncode
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_in_a_row(launch, train, uninterrupted, tmp_path):
+    """Wherever each kill falls, the run that is continued after all of them ends in the same bits."""
+    moment = random.Random(0)
+    for _ in range(20):
+        process = launch(tmp_path, *OPTIONS, pause="0.3")
+        time.sleep(moment.uniform(4.0, 12.0))
+        process.kill()
+        process.communicate()
+    assert last_step(tmp_path) < 40, "the kills came too late to say anything"
     train(tmp_path, *OPTIONS)
     assert_same_run(tmp_path, uninterrupted)

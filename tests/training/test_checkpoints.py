@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +186,12 @@ def test_forget_removes_what_lies_beyond(folder):
     store = Checkpoints(folder)
     store.forget(after=3)
     assert store.steps() == [3]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(experiment, state, tmp_path, monkeypatch):
+    store = fill(tmp_path, experiment, state, [3])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    with pytest.raises(OSError, match=r"is full: the checkpoint of step 4 takes .* and 0\.0 MiB are free.*from step 3"):
+        store.save(at(state, 4), experiment.ema, {})
+    assert store.steps() == [3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3"]
