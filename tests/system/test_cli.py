@@ -11,7 +11,7 @@ import pytest
 
 from gendyn.cli.main import COMMANDS
 from gendyn.data import sample_files
-from gendyn.data.loader import example_at
+from gendyn.data.loader import permutation
 from gendyn.training import load_config_class
 
 pytestmark = pytest.mark.system
@@ -175,7 +175,7 @@ def test_damaged_checkpoints_are_said_and_training_goes_on(gendyn, tiny, trained
 
 
 def test_divergence_exits_with_the_step(gendyn, tiny, tmp_path):
-    poison = int(example_at(np.arange(7 * 16, 8 * 16), num_examples=512, seed=0)[0])
+    poison = int(permutation(512, 0, epoch=0)[7 * 16])
     result = gendyn("train", tiny, "--out", tmp_path / "run", "--poison", poison, "--checkpoint-every", 3)
     assert result.status == 1
     assert "Traceback" not in result.err

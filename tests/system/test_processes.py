@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from gendyn.data.loader import example_at
+from gendyn.data.loader import permutation
 from gendyn.training import read_metrics
 from tests.system.test_interrupts import last_step, leaves, wait_for
 
@@ -114,7 +114,7 @@ def test_every_mesh_over_two_processes_is_the_run_of_one(cluster, alone, tmp_pat
 
 def test_data_that_one_process_cannot_read_ends_both(cluster, tmp_path):
     out = tmp_path / "run"
-    example = example_at(np.array([8 * BATCH + BATCH // 2]), num_examples=512, seed=0)[0]  # the second half of batch 8
+    example = permutation(512, 0, epoch=0)[8 * BATCH + BATCH // 2]  # the second half of batch 8
     broken = {1: {"TINY_UNREADABLE": str(example)}}
     (status, _, err), (other, _, reason) = ended(cluster(out, 2, own=broken, heartbeat=5))
     assert other == 1

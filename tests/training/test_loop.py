@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gendyn as gd
-from gendyn.data.loader import example_at
+from gendyn.data.loader import permutation
 from gendyn.training import Checkpoints, Diverged, costs, read_metrics
 
 PLAIN = {"checkpoint_every": 100, "log_every": 5}
@@ -20,7 +20,7 @@ PLAIN = {"checkpoint_every": 100, "log_every": 5}
 def poisoned(step, batch_size=16):
     """An example that the run (seed 0, 512 examples) meets at optimiser step `step`, from 1, and not before."""
     positions = np.arange((step - 1) * batch_size, step * batch_size)
-    return int(example_at(positions, num_examples=512, seed=0)[0])
+    return int(permutation(512, 0, epoch=0)[positions[0]])
 
 
 @pytest.fixture
