@@ -19,8 +19,7 @@ PLAIN = {"checkpoint_every": 100, "log_every": 5}
 
 def poisoned(step, batch_size=16):
     """An example that the run (seed 0, 512 examples) meets at optimiser step `step`, from 1, and not before."""
-    positions = np.arange((step - 1) * batch_size, step * batch_size)
-    return int(permutation(512, 0, epoch=0)[positions[0]])
+    return int(permutation(512, 0, epoch=0)[(step - 1) * batch_size])
 
 
 @pytest.fixture
