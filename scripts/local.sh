@@ -16,7 +16,7 @@ trap 'kill "${processes[@]}" 2>/dev/null || true' INT TERM
 
 for index in $(seq 0 $((count - 1))); do
     JAX_NUM_CPU_DEVICES=${DEVICES:-2} ${GENDYN:-gendyn} "$@" \
-        --coordinator "127.0.0.1:$port" --processes "$count" --process "$index" &
+        --coordinator "127.0.0.1:$port" --num-processes "$count" --process-id "$index" &
     processes+=($!)
 done
 

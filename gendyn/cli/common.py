@@ -112,6 +112,12 @@ def experiment_command(argv: list[str], command: str, options: type, summary: st
     path = find_experiment(name)
     cls = load_config_class(path)
 
+    twice = {f.name for f in dataclasses.fields(options)} & {f.name for f in dataclasses.fields(cls)}
+    if twice:
+        raise ValueError(
+            f"{path} has the field {sorted(twice)[0]!r}, which is an option of gendyn {command} too; rename the field."
+        )
+
     def both(own: Any, config: Any) -> Any:
         return own, config
 

@@ -107,7 +107,7 @@ class SampleFiles:
         for index in range(len(self)):
             try:
                 yield self._read(index)
-            except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+            except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
                 raise ValueError(f"{self.path(index)} cannot be read ({error}); remove it and draw it again.") from None
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:

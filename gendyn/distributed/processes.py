@@ -34,9 +34,9 @@ class Cluster:
     coordinator: str | None = None
     """Of a run of several processes: HOST:PORT of process 0, as the others reach it. SLURM, Open MPI, Kubernetes and
     Cloud TPU are asked unless given."""
-    processes: int | None = None
+    num_processes: int | None = None
     """How many processes there are."""
-    process: int | None = None
+    process_id: int | None = None
     """Which of them this is, from 0."""
     start_timeout: float = TIMEOUT
     """Seconds to wait for the other processes."""
@@ -51,11 +51,12 @@ class Cluster:
             TimeoutError: a process did not come; the message names it.
                 Also devices that were used before.
         """
-        given = {"coordinator": self.coordinator, "processes": self.processes, "process": self.process}
+        names = ("coordinator", "num_processes", "process_id")
+        given = {name: getattr(self, name) for name in names}
         absent = [name for name, value in given.items() if value is None]
         if 0 < len(absent) < len(given):
             raise ValueError(
-                f"a run of several processes is given by coordinator, processes and process together; "
+                f"a run of several processes is given by coordinator, num_processes and process_id together; "
                 f"{' and '.join(absent)} is missing. Leave all three out for what the cluster says."
             )
         options: dict[str, Any] = {"heartbeat_timeout_seconds": self.heartbeat}
@@ -66,9 +67,9 @@ class Cluster:
                 return
             meet(*found, self.start_timeout)
         else:
-            count, index = self.processes or 0, self.process or 0
+            count, index = self.num_processes or 0, self.process_id or 0
             if not 0 <= index < count:
-                raise ValueError(f"process must lie in 0..{count - 1} for {count} processes; got {index}.")
+                raise ValueError(f"process_id must lie in 0..{count - 1} for {count} processes; got {index}.")
             if count == 1:
                 return
             meet(self.coordinator, count, index, self.start_timeout)

@@ -80,11 +80,14 @@ def test_a_stranger_at_the_port_is_no_process():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"coordinator": "host:1"}, "processes and process is missing"),
-        ({"processes": 2, "process": 0}, "coordinator is missing"),
-        ({"coordinator": "host", "processes": 2, "process": 0}, "written as HOST:PORT"),
-        ({"coordinator": "host:99999", "processes": 2, "process": 0}, "written as HOST:PORT"),
-        ({"coordinator": "host:1", "processes": 2, "process": 2}, r"process must lie in 0\.\.1 for 2 processes; got 2"),
+        ({"coordinator": "host:1"}, "num_processes and process_id is missing"),
+        ({"num_processes": 2, "process_id": 0}, "coordinator is missing"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "written as HOST:PORT"),
+        ({"coordinator": "host:99999", "num_processes": 2, "process_id": 0}, "written as HOST:PORT"),
+        (
+            {"coordinator": "host:1", "num_processes": 2, "process_id": 2},
+            r"process_id must lie in 0\.\.1 for 2 processes; got 2",
+        ),
     ],
 )
 def test_clusters_given_in_part_or_wrongly_are_refused_before_anything_starts(fields, message):
@@ -94,7 +97,7 @@ def test_clusters_given_in_part_or_wrongly_are_refused_before_anything_starts(fi
 
 def test_one_process_needs_nobody():
     Cluster().start()
-    Cluster(coordinator="nowhere:1", processes=1, process=0).start()
+    Cluster(coordinator="nowhere:1", num_processes=1, process_id=0).start()
     assert together("count", lambda: 3) == 3
     assert first("count", lambda: 4) == 4
     with pytest.raises(KeyError):

@@ -11,6 +11,7 @@ from flax import nnx
 import gendyn as gd
 from gendyn.jaxprs import REMATERIALISED
 from gendyn.networks import MLP, DiT, EDMUNet, UNet, feature_shapes, features, functional
+from gendyn.networks.conditioning import Told
 from gendyn.networks.layers import parameter
 from gendyn.parametrization.scaled import Multiplied
 from gendyn.tree import paths
@@ -80,7 +81,7 @@ def test_a_block_makes_its_feature_of_the_features_before_it():
     h = module.stem(x)
     np.testing.assert_allclose(h, found["stem"], rtol=1e-6)
     for block, name in ((module.encoder[0], "encoder/0"), (module.middle[0], "middle/0")):
-        h = block(h, found["conditioning"], None)
+        h = block(h, Told(found["conditioning"]), None)
         np.testing.assert_allclose(h, found[name], rtol=1e-5, atol=1e-6)
 
 

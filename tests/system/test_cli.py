@@ -193,6 +193,15 @@ def test_fewer_devices_train_and_draw(gendyn, tiny, tmp_path):
     assert gendyn("sample", run, "--num", 3).status == 0
 
 
+def test_a_field_that_is_an_option_too_is_named(gendyn, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Config:\n    mesh: int = 1\n\n"
+        "    def experiment(self): ...\n"
+    )
+    refused(gendyn("train", file), "has the field 'mesh', which is an option of gendyn train too; rename the field")
+
+
 # ---- sample, evaluate, info
 
 

@@ -27,7 +27,7 @@ def cluster(tiny):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         for index in range(count):
-            numbers = ["--coordinator", f"127.0.0.1:{port}", "--processes", count, "--process", index]
+            numbers = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", count, "--process-id", index]
             command = [sys.executable, "-m", "gendyn", "train", tiny, "--out", out, *OPTIONS, *argv]
             command += [*numbers, "--heartbeat", heartbeat, "--start-timeout", 60] if count > 1 else []
             settings = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_NUM_CPU_DEVICES": str(4 // count)}
