@@ -28,6 +28,7 @@ def test_local_processes_are_one_run(tiny, tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [2, 4]
 
 
+@pytest.mark.slow
 def test_slurm_tasks_are_one_run(tiny, tmp_path):
     """`srun` as SLURM does it on one node with two tasks: the same command with the variables that jax reads."""
     srun = tmp_path / "srun"
