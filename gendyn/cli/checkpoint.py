@@ -71,6 +71,7 @@ class Convert:
 
 
 def run(argv: list[str]) -> int:
+    """Do what the verb says; exit status."""
     verbs: dict[str, tuple[type, Callable[..., int]]] = {
         "ls": (Ls, _list),
         "verify": (Verify, _verify),

@@ -250,6 +250,12 @@ class Prepared:
             raise ValueError("some samples are not finite; use more network calls or another sampler.")
         return x, labels
 
+    def draw(self, num: int) -> Drawn:
+        """The first `num` samples, under a bar."""
+        with progress("sampling", num) as report:
+            x, labels = self.rows(0, num, report=report)
+        return Drawn(model=self.model, x=x, labels=labels, how=self.how | {"num": num})
+
 
 def prepare(options: Drawing, model: Model, num: int, only_class: int | None = None) -> Prepared:
     """Check everything that can be wrong with drawing `num` samples of a model."""
@@ -273,14 +279,6 @@ def prepare(options: Drawing, model: Model, num: int, only_class: int | None = N
         seed=options.seed,
         batch=options.batch,
     )
-
-
-def draw(options: Drawing, model: Model, num: int, only_class: int | None = None) -> Drawn:
-    """Sample a model; everything is checked before anything is compiled."""
-    prepared = prepare(options, model, num, only_class)
-    with progress("sampling", num) as report:
-        x, labels = prepared.rows(0, num, report=report)
-    return Drawn(model=model, x=x, labels=labels, how=prepared.how | {"num": num})
 
 
 def chosen_plan(options: Drawing, model: Model, sampling: Sampling) -> SamplerPlan:

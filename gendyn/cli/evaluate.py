@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from gendyn.cli.common import Drawing, draw, open_model, parse, progress
+from gendyn.cli.common import Drawing, open_model, parse, prepare, progress
 from gendyn.data import SampleFiles, Source, sample_files
 from gendyn.data.loader import take
 from gendyn.files import write_json
@@ -28,6 +28,7 @@ class Evaluate(Drawing):
 
 
 def run(argv: list[str]) -> int:
+    """Measure a run's samples; exit status."""
     options: Evaluate = parse(Evaluate, argv, prog="gendyn evaluate", description=Evaluate.__doc__ or "")
     if options.num is not None and options.num < 2:
         raise ValueError(f"--num must be at least 2; got {options.num}.")
@@ -37,7 +38,8 @@ def run(argv: list[str]) -> int:
     train, test = (_all(source) for source in compared(experiment, direction))
     if options.samples is not None:
         return _stored(options, sample_files(options.samples), *(model.decode(part["data"]) for part in (train, test)))
-    drawn = draw(options, model, options.num or len(test["data"]))
+    num = options.num or len(test["data"])
+    drawn = prepare(options, model, num).draw(num)
     result = (experiment.evaluate or _distances)(drawn.x, drawn.labels, train, test)
     print(f"{drawn}\n{result}")
     path = epath.Path(options.run) / "evaluation.json"

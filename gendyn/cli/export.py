@@ -23,6 +23,7 @@ class Export:
 
 
 def run(argv: list[str]) -> int:
+    """Write a network under its published names; exit status."""
     options: Export = parse(Export, argv, prog="gendyn export", description=Export.__doc__ or "")
     tensors = export(options.run, options.out, ema=options.ema)
     print(f"{options.out}: {len(tensors)} tensors, {sum(value.nbytes for value in tensors.values()) / 2**20:.1f} MiB")

@@ -41,6 +41,7 @@ class Import:
 
 
 def run(argv: list[str]) -> int:
+    """Make a run of a file; exit status."""
     options: Import = parse(Import, argv, prog="gendyn import", description=Import.__doc__ or "")
     limits = Limits(tensors=int(options.limit * 2**30))
     checkpoint = read(options.file, key=options.entry, config=options.config, limits=limits)

@@ -31,6 +31,7 @@ class Info:
 
 
 def run(argv: list[str]) -> int:
+    """Print what a run is made of; exit status."""
     options: Info = parse(Info, argv, prog="gendyn info", description=Info.__doc__ or "")
     folder, sizes = epath.Path(options.run), distributed.parse_mesh(options.mesh)
     experiment = read_experiment(folder)

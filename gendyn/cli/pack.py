@@ -44,6 +44,7 @@ class Pack:
 
 
 def run(argv: list[str]) -> int:
+    """Pack or verify; exit status."""
     options: Pack = parse(Pack, argv, prog="gendyn pack", description=Pack.__doc__ or "")
     if options.verify is not None:
         return _verify(Path(options.verify))

@@ -56,6 +56,7 @@ class Options:
 
 
 def run(argv: list[str]) -> int:
+    """Rectify the run that the command line names; exit status."""
     folder, rest = first_positional(argv, "reflow", "a run directory")
     if folder is None:
         parse(Options, rest, prog="gendyn reflow RUN", description=Options.__doc__ or "")

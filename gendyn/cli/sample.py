@@ -10,12 +10,11 @@ import tyro
 from etils import epath
 
 from gendyn import distributed
-from gendyn.cli.common import Drawing, Prepared, draw, onward, open_model, parse, part_of, prepare, progress
-from gendyn.cli.train import PICTURES, save_picture
+from gendyn.cli.common import Drawing, Prepared, onward, open_model, parse, part_of, prepare, progress
+from gendyn.cli.train import save_picture
 from gendyn.data import SampleFiles
 from gendyn.data.sample_files import Kind
 from gendyn.files import write_json, write_npz
-from gendyn.training import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,27 +40,28 @@ class Sample(distributed.Cluster, Drawing):
 
 
 def run(argv: list[str]) -> int:
+    """Draw few samples or many; exit status."""
     options: Sample = parse(Sample, argv, prog="gendyn sample", description=Sample.__doc__ or "")
     if options.part is not None and options.coordinator is not None:
         raise ValueError("--part is for jobs that know nothing of each other; leave it out, or --coordinator.")
     part, parts = part_of(options.part)
     if options.shard < 1:
         raise ValueError(f"--shard must be at least 1; got {options.shard}.")
-    options.start()
-    if jax.process_count() > 1:
+    if options.part is None:
+        options.start()
         part, parts = jax.process_index(), jax.process_count()
-    model = open_model(options)
-    prepared = prepare(options, model, options.num, options.class_)
+    prepared = prepare(options, open_model(options), options.num, options.class_)
     folder = epath.Path(options.out or epath.Path(options.run) / "samples" / _name(options, prepared.how))
     if options.num <= options.shard and options.kind == "npz" and parts == 1:
-        return _few(options, model, folder)
+        return _few(options, prepared, folder)
     return _many(options, prepared, folder, part, parts)
 
 
-def _few(options: Sample, model: Model, folder: epath.Path) -> int:
-    drawn = draw(options, model, options.num, options.class_)
-    decoded = model.decode(drawn.x)
-    save_picture(str(folder / "samples.png"), decoded[:PICTURES] if decoded.ndim == 4 else decoded)
+def _few(options: Sample, prepared: Prepared, folder: epath.Path) -> int:
+    """One array and its picture."""
+    drawn = prepared.draw(options.num)
+    decoded = prepared.model.decode(drawn.x)
+    save_picture(str(folder / "samples.png"), decoded)
     write_npz(folder / "samples.npz", samples=decoded, **({} if drawn.labels is None else {"label": drawn.labels}))
     write_json(folder / "samples.json", drawn.how | {"run": options.run})
     print(f"{folder}: {drawn}")
@@ -69,6 +69,7 @@ def _few(options: Sample, model: Model, folder: epath.Path) -> int:
 
 
 def _many(options: Sample, prepared: Prepared, folder: epath.Path, part: int, parts: int) -> int:
+    """This part's files, those that are not there yet."""
     files = SampleFiles(folder=folder, num=options.num, each=options.shard, kind=options.kind)
     how = prepared.how | {"run": options.run, "class": options.class_}
     distributed.first("begin the samples", lambda: files.begin(how))
@@ -83,7 +84,7 @@ def _many(options: Sample, prepared: Prepared, folder: epath.Path, part: int, pa
             decoded = prepared.model.decode(x)
             files.write(index, decoded, labels)
             if index == 0:
-                save_picture(str(folder / "samples.png"), decoded[:PICTURES] if decoded.ndim == 4 else decoded)
+                save_picture(str(folder / "samples.png"), decoded)
             done += len(rows)
     distributed.together("sample", lambda: None, timeout=float("inf"))
     if jax.process_index() == 0:

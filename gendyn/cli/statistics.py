@@ -62,6 +62,7 @@ class Measure:
 
 
 def run(argv: list[str]) -> int:
+    """Estimate or check a model's statistics; exit status."""
     options: Measure = parse(Measure, argv, prog="gendyn statistics", description=Measure.__doc__ or "")
     if options.num_samples < 4 or options.times < 2:
         raise ValueError(

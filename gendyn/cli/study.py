@@ -99,6 +99,7 @@ class Subject:
 
 
 def run(argv: list[str]) -> int:
+    """Compare samplers on a run or an exact model; exit status."""
     options: Study = parse(Study, argv, prog="gendyn study", description=Study.__doc__ or "")
     if options.num < 2 or not options.seeds:
         raise ValueError(f"--num must be at least 2 and --seeds name one seed or more; got {options.num}.")

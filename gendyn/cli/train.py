@@ -163,7 +163,7 @@ def save_picture(path: str, decoded: np.ndarray) -> None:
     if decoded.ndim == 4 and decoded.shape[-1] not in (1, 3):
         return
     if decoded.ndim == 4:
-        plots.save_png(path, decoded, columns=10)
+        plots.save_png(path, decoded[:PICTURES], columns=10)
     else:
         plots.save_figure(path, plots.scatter(decoded))
 

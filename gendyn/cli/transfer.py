@@ -116,11 +116,11 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
 
     try:
         with progress("transfer", len(own) * len(points)) as report:
-            if parts == 1:
-                found = swept(values, seeds, base, report)
-            for i, (value, seed) in enumerate(own if parts > 1 else ()):
-                swept([value], [seed], value, onward(report, i * len(points)))
-                done = resumed(folder, settings)
+            ran = 0
+            for value in values:
+                if mine := [seed for size, seed in own if size == value]:
+                    swept([value], mine, value, onward(report, ran))
+                    ran, done = ran + len(mine) * len(points), resumed(folder, settings)
     except KeyboardInterrupt:
         kept = len(read_table(table))
         print(f"interrupted: {kept} runs are kept in {folder}; the same command goes on from there.")
@@ -128,7 +128,8 @@ def sweep(config: Any, options: Options, name: str, command: str) -> int:
     if parts > 1:
         print(f"{table}: {len(own)} of {len(units)} sizes and seeds; merge with the same command without --part.")
         return 0
-    write_table(folder / "transfer", unique([*done, *found.rows]), columns)
+    found = swept(values, seeds, base, lambda runs: None)  # all are known: this merges them
+    write_table(folder / "transfer", done, columns)
     made_by = {"command": f"gendyn transfer {command}", "devices": jax.device_count()}
     write_json(folder / "transfer.json", found.summary() | settings | made_by)
     for each in found.names if found.is_grid else ():

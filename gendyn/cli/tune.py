@@ -38,6 +38,7 @@ class Tune(Drawing):
 
 
 def run(argv: list[str]) -> int:
+    """Fit a plan to a run's model; exit status."""
     options: Tune = parse(Tune, argv, prog="gendyn tune", description=Tune.__doc__ or "")
     model = from_prior(options, open_model(options), "tune")
     sampling = options.sampling(model.experiment.sampling)

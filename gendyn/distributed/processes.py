@@ -47,9 +47,8 @@ class Cluster:
         """Connect this process with the others, before anything uses a device.
 
         Raises:
-            ValueError: given in part, or numbers that do not fit.
+            ValueError: given in part, numbers that do not fit, or devices that were used before.
             TimeoutError: a process did not come; the message names it.
-                Also devices that were used before.
         """
         names = ("coordinator", "num_processes", "process_id")
         given = {name: getattr(self, name) for name in names}
@@ -117,7 +116,7 @@ def first(what: str, function: Callable[[], T], *, timeout: float = TIMEOUT) -> 
 
 
 def _together(what: str, function: Callable[[], T], sent: Callable[[T], Any], timeout: float) -> tuple[T, Any]:
-    """(own value, what process 0 sent of its)."""
+    """(own value, what process 0 sent of its); through the coordination service, so that no device is needed."""
     count, own = jax.process_count(), jax.process_index()
     if count == 1:
         value = function()

@@ -11,7 +11,8 @@ import socket
 import time
 from collections.abc import Iterable
 
-GO = "go"
+GO, LATE, WRONG = "go", "late", "wrong"
+"""The first word of what process 0 tells the others; the rest of the line is the sentence."""
 PATIENCE = 0.2  # seconds between attempts to reach the coordinator
 
 
@@ -25,7 +26,11 @@ def meet(coordinator: str, count: int, index: int, timeout: float) -> None:
         OSError: process 0 cannot listen on the port.
     """
     host, port = _address(coordinator)
-    (_await_others if index == 0 else _report)(host, port, count, index, time.monotonic() + timeout, timeout)
+    kind, _, sentence = (
+        _await_others(port, count, timeout) if index == 0 else _report(host, port, count, index, timeout)
+    ).partition(" ")
+    if kind != GO:
+        raise {LATE: TimeoutError, WRONG: ValueError}[kind](sentence)
 
 
 def _address(coordinator: str) -> tuple[str, int]:
@@ -35,37 +40,44 @@ def _address(coordinator: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _await_others(host: str, port: int, count: int, index: int, deadline: float, timeout: float) -> None:
-    came: dict[int, socket.socket] = {}
-    verdict = GO
+def _await_others(port: int, count: int, timeout: float) -> str:
+    """Process 0: the verdict, once it was told to all that came."""
     try:
-        with socket.create_server(("", port)) as server:
-            while len(came) < count - 1 and verdict == GO:
-                server.settimeout(max(deadline - time.monotonic(), 0.01))
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    verdict = missing({*range(1, count)} - came.keys(), count, timeout)
-                    break
-                who = _line(connection, 5.0)
-                if not who.isdigit():  # a port scanner, or a process that died at once
-                    connection.close()
-                elif int(who) in came or not 0 < int(who) < count:
-                    verdict = f"a process came as number {who} of {count}, which is taken or out of range"
-                    came[-1] = connection
-                else:
-                    came[int(who)] = connection
+        server = socket.create_server(("", port))
     except OSError as error:
-        if error.filename is None and not came:
-            raise OSError(f"process 0 cannot listen on port {port} ({error.strerror}); choose another port.") from None
-        raise
-    finally:
-        for connection in came.values():
-            _tell(connection, verdict)
-    _raise(verdict)
+        raise OSError(f"process 0 cannot listen on port {port} ({error.strerror}); choose another port.") from None
+    connections: list[socket.socket] = []
+    with server:
+        verdict = _gathered(server, connections, count, timeout)
+    for connection in connections:
+        _tell(connection, verdict)
+    return verdict
 
 
-def _report(host: str, port: int, count: int, index: int, deadline: float, timeout: float) -> None:
+def _gathered(server: socket.socket, connections: list[socket.socket], count: int, timeout: float) -> str:
+    """The verdict; `connections` grows by those of the processes that came."""
+    came: set[int] = set()
+    deadline = time.monotonic() + timeout
+    while len(came) < count - 1:
+        server.settimeout(max(deadline - time.monotonic(), 0.01))
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            return f"{LATE} {missing(set(range(1, count)) - came, count, timeout)}."
+        who = _line(connection, 5.0)
+        if not who.isdigit():  # a port scanner, or a process that died at once
+            connection.close()
+            continue
+        connections.append(connection)
+        if int(who) in came or not 0 < int(who) < count:
+            return f"{WRONG} a process came as number {who} of {count}, which is taken or out of range."
+        came.add(int(who))
+    return GO
+
+
+def _report(host: str, port: int, count: int, index: int, timeout: float) -> str:
+    """Any other process: the verdict, as process 0 tells it."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
             connection = socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1))
@@ -81,19 +93,13 @@ def _report(host: str, port: int, count: int, index: int, deadline: float, timeo
     with connection:
         connection.sendall(f"{index}\n".encode())
         verdict = _line(connection, max(deadline - time.monotonic(), 0.0) + 10.0)
-    _raise(verdict or f"process 0 at {host}:{port} went away before all {count} processes had come")
+    return verdict or f"{LATE} process 0 at {host}:{port} went away before all {count} processes had come."
 
 
 def missing(absent: Iterable[int], count: int, timeout: float) -> str:
     """The sentence about processes that did not come."""
     names = ", ".join(map(str, sorted(absent)))
     return f"process {names} of {count} did not come within {timeout:g} s; see their logs, and start all again"
-
-
-def _raise(verdict: str) -> None:
-    if verdict != GO:
-        kind = TimeoutError if "did not come" in verdict or "went away" in verdict else ValueError
-        raise kind(f"{verdict}.")
 
 
 def _line(connection: socket.socket, timeout: float) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -148,8 +149,8 @@ class Checkpoints:
     def problems(self, step: int) -> list[str]:
         """What is wrong with a checkpoint, in words: every array of it is read, one item at a time, on one device."""
         found = self._stored_shapes(step)
-        absent = [name for name in ("params", "rest") if name not in found]
-        wrong = [f"{name} is missing or cannot be read" for name in absent if not set(found) <= {"ema"} or not found]
+        expected = () if set(found) == {"ema"} else ("params", "rest")  # snapshots are averages alone
+        wrong = [f"{name} is missing or cannot be read" for name in expected if name not in found]
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for name, tree in found.items():
             abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), tree)
@@ -161,7 +162,7 @@ class Checkpoints:
             wrong += [
                 f"{name}/{path} is not finite"
                 for path, leaf in paths(read)
-                if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating) and not bool(jax.numpy.isfinite(leaf).all())
+                if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.isfinite(leaf).all())
             ]
         try:
             self.meta(step)
@@ -177,7 +178,7 @@ class Checkpoints:
         """Delete what lies beyond step `after`: left by a run that was interrupted and is about to redo it."""
         for step in self.steps():
             if step > after:
-                self.manager.delete(step)
+                self.delete(step)
 
     def item(self, step: int, name: str, abstract: Any, sharding: Any = None) -> Any:
         """One item of one step."""

@@ -52,6 +52,10 @@ class _Stop:
 
     def __call__(self, number: int, frame: Any) -> None:
         self.name = signal.Signals(number).name
+        self.release()
+
+    def release(self) -> None:
+        """Give the signals back to their owners."""
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
@@ -67,8 +71,7 @@ class _AgreedStop(_Stop):
     signals: ClassVar[tuple[int, ...]] = (signal.SIGINT,)  # SIGTERM is jax's own
 
     def __call__(self, number: int, frame: Any) -> None:
-        super().__call__(number, frame)
-        self.name = None  # only the common step counts
+        self.release()
         os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
@@ -87,8 +90,7 @@ def _stopping() -> Iterator[_Stop]:
     try:
         yield stop
     finally:
-        for signum, handler in stop.previous.items():
-            signal.signal(signum, handler)
+        stop.release()
 
 
 def fit(

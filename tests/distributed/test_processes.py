@@ -43,8 +43,9 @@ def test_all_go_on_once_all_have_come(late):
 
 def test_the_port_is_free_for_jax_afterwards():
     port = free_port()
-    gathered(f"127.0.0.1:{port}", 2, range(2), 20.0)
-    socket.create_server(("127.0.0.1", port)).close()
+    assert gathered(f"127.0.0.1:{port}", 2, range(2), 20.0) == {0: None, 1: None}
+    with socket.create_server(("127.0.0.1", port)) as server:
+        assert server.getsockname()[1] == port
 
 
 def test_everyone_who_came_names_the_missing():
