@@ -1,15 +1,16 @@
 """Devices: one mesh, arrays placed on it by name.
 
 The engine is JAX's own: a program is written for the whole batch, `jax.jit` with `NamedSharding` cuts it over the
-mesh, and the same source runs on a laptop's CPU and on a pod. The mesh is a block of data x fsdp x tensor; a
-`ShardingTable` says where every parameter lies on it, and optimiser, averages and gradients follow. Several processes
-find each other through `Cluster.start`, and fail together through `together`.
+mesh, and the same source runs on a laptop's CPU and on a pod. The mesh is a block of data x fsdp x tensor x
+sequence; a `ShardingTable` says where every parameter lies on it, and optimiser, averages and gradients follow.
+Several processes find each other through `Cluster.start`, and fail together through `together`.
 """
 
 from gendyn.distributed.mesh import (
     AXES,
     DATA,
     FSDP,
+    SEQUENCE,
     TENSOR,
     abstract_mesh,
     check_divisible,
@@ -33,6 +34,7 @@ __all__ = [
     "DATA",
     "FSDP",
     "RULES",
+    "SEQUENCE",
     "TENSOR",
     "TIMEOUT",
     "Cluster",

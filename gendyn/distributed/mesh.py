@@ -11,17 +11,24 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
-"""Copies of the model; rows of one copy's parameters; features inside a layer. A batch is cut over the first two."""
+DATA, FSDP, TENSOR, SEQUENCE = AXES = ("data", "fsdp", "tensor", "sequence")
+"""Copies of the model; rows of one copy's parameters; features inside a layer; tokens of an example.
+
+A batch is cut over the first two."""
 
 
 def make_mesh(
-    *, data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    *,
+    data: int | None = None,
+    fsdp: int = 1,
+    tensor: int = 1,
+    sequence: int = 1,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """The devices (all of them, of all processes, unless given) as a block of data x fsdp x tensor.
+    """The devices (all of them, of all processes, unless given) as a block of data x fsdp x tensor x sequence.
 
     Where some devices are joined by a slower network (slices of TPUs, nodes of GPUs), copies of the model lie on its
-    two sides, as far as there are enough of them; then the parts of one copy; features inside a layer last.
+    two sides, as far as there are enough of them; then the parts of one copy; what is cut inside an example last.
 
     Args:
         data: what the others leave, unless given.
@@ -31,17 +38,19 @@ def make_mesh(
 
     Example:
         >>> dict(make_mesh(devices=jax.devices()[:1]).shape)
-        {'data': 1, 'fsdp': 1, 'tensor': 1}
+        {'data': 1, 'fsdp': 1, 'tensor': 1, 'sequence': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
-    rest = fsdp * tensor
+    rest = fsdp * tensor * sequence
     data = max(len(devices) // rest, 1) if data is None and rest else data
-    if min(fsdp, tensor, data or 0) < 1 or (data or 0) * rest != len(devices):
+    sizes = (data or 0, fsdp, tensor, sequence)
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        wanted = " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes))
         raise ValueError(
-            f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} does not fit {len(devices)} "
+            f"a mesh of {wanted} does not fit {len(devices)} "
             f"device{'s' * (len(devices) != 1)}; choose sizes that multiply to it, or use another number of devices."
         )
-    sizes, auto = (data or 1, fsdp, tensor), (AxisType.Auto,) * len(AXES)
+    auto = (AxisType.Auto,) * len(AXES)
     groups, of_processes = _groups(devices)
     if groups == 1:
         return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
@@ -63,8 +72,8 @@ def _groups(devices: Sequence[jax.Device]) -> tuple[int, bool]:
 def _outer(sizes: tuple[int, ...], groups: int) -> tuple[int, ...]:
     """How many of each axis's parts lie across the slower network: of the first axes as many as they have.
 
-    >>> _outer((4, 2, 1), 8), _outer((1, 8, 1), 2)
-    ((4, 2, 1), (1, 2, 1))
+    >>> _outer((4, 2, 1, 1), 8), _outer((1, 8, 1, 1), 2)
+    ((4, 2, 1, 1), (1, 2, 1, 1))
     """
     outer = []
     for size in sizes:
@@ -78,9 +87,9 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return make_mesh(devices=devices)
 
 
-def abstract_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
+def abstract_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1) -> AbstractMesh:
     """A mesh of devices that need not exist: for tables of what a larger machine would hold."""
-    return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return AbstractMesh((data, fsdp, tensor, sequence), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -126,7 +135,7 @@ def check_divisible(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int 
 def shares(mesh: Mesh) -> tuple[int, ...]:
     """Which of the `ways(mesh)` equal parts of a batch the devices of this process hold, in order.
 
-    On a tensor axis across processes, several hold the same part.
+    On a tensor or sequence axis across processes, several hold the same part.
     """
     places = split(mesh).addressable_devices_indices_map((ways(mesh),))
     return tuple(sorted({(index[0].start or 0) if index else 0 for index in places.values()}))  # type: ignore[index]
@@ -171,7 +180,7 @@ def place(batches: Iterator[dict[str, Any]], mesh: Mesh) -> Iterator[dict[str, j
 def put(tree: Any, sharding: Any) -> Any:
     """`jax.device_put` that also takes every process's own copy of an array, or of keys, to a mesh of several."""
 
-    def place(leaf: Any, to: Any) -> Any:
+    def one(leaf: Any, to: Any) -> Any:
         if to.is_fully_addressable:
             return jax.device_put(leaf, to)
         if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
@@ -179,7 +188,7 @@ def put(tree: Any, sharding: Any) -> Any:
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         return jax.device_put(np.asarray(leaf), to)
 
-    return jax.tree.map(place, tree, jax.tree.broadcast(sharding, tree))
+    return jax.tree.map(one, tree, jax.tree.broadcast(sharding, tree))
 
 
 def fetch(array: jax.Array) -> np.ndarray:

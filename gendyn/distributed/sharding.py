@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from gendyn.distributed.mesh import AXES, DATA, FSDP, TENSOR
+from gendyn.distributed.mesh import AXES, DATA, FSDP, SEQUENCE, TENSOR
 from gendyn.tree import paths
 
 RULES: dict[str, str] = {
@@ -161,13 +161,15 @@ def constrain(x: jax.Array, features: str) -> jax.Array:
 
     Layers say it of what they return, with the logical name of their output axis. Without it the compiler lets the cut
     of the weights spread to the activations, and exchanges those between all devices instead of gathering the weights.
+    Of three axes the one between is a sequence of tokens: each device of the sequence axis keeps a stretch of it.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not set(AXES) <= set(mesh.axis_names) or mesh.size == 1:
         return x
     rows = (DATA, FSDP) if x.shape[0] % (mesh.shape[DATA] * mesh.shape[FSDP]) == 0 else None
     within = RULES.get(features) == TENSOR and x.shape[-1] % mesh.shape[TENSOR] == 0
-    middle = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
+    cut = x.ndim == 3 and mesh.shape[SEQUENCE] > 1 and x.shape[1] % mesh.shape[SEQUENCE] == 0
+    middle = (SEQUENCE,) if cut else (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(rows, *middle, TENSOR if within else None))
 
 

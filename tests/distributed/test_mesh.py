@@ -7,6 +7,7 @@ import pytest
 from gendyn.distributed import (
     DATA,
     FSDP,
+    SEQUENCE,
     TENSOR,
     check_divisible,
     data_mesh,
@@ -19,8 +20,8 @@ from gendyn.distributed import (
 
 
 def test_by_default_all_devices_or_those_given_hold_copies():
-    assert dict(data_mesh().shape) == {DATA: jax.device_count(), FSDP: 1, TENSOR: 1}
-    assert dict(data_mesh(jax.devices()[:2]).shape) == {DATA: 2, FSDP: 1, TENSOR: 1}
+    assert dict(data_mesh().shape) == {DATA: jax.device_count(), FSDP: 1, TENSOR: 1, SEQUENCE: 1}
+    assert dict(data_mesh(jax.devices()[:2]).shape) == {DATA: 2, FSDP: 1, TENSOR: 1, SEQUENCE: 1}
 
 
 def test_split_cuts_rows_and_replicated_copies():
@@ -32,16 +33,16 @@ def test_split_cuts_rows_and_replicated_copies():
 
 def test_a_mesh_is_a_block_whose_batch_is_cut_over_data_and_fsdp():
     mesh = make_mesh(fsdp=2, tensor=2)
-    assert tuple(mesh.shape.values()) == (2, 2, 2)
+    assert tuple(mesh.shape.values()) == (2, 2, 2, 1)
     assert jax.device_put(np.arange(8.0), split(mesh)).addressable_shards[0].data.shape == (2,)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fsdp=3", "data=2 x fsdp=3 x tensor=1 does not fit 8 devices"),
-        ("data=2,fsdp=2", "data=2 x fsdp=2 x tensor=1 does not fit 8 devices"),
-        ("fdsp=2", "sizes of data, fsdp, tensor, as fsdp=4,tensor=2; got 'fdsp=2'"),
+        ("fsdp=3", "data=2 x fsdp=3 x tensor=1 x sequence=1 does not fit 8 devices"),
+        ("data=2,fsdp=2", "data=2 x fsdp=2 x tensor=1 x sequence=1 does not fit 8 devices"),
+        ("fdsp=2", "sizes of data, fsdp, tensor, sequence, as fsdp=4,tensor=2; got 'fdsp=2'"),
         ("fsdp=0", "got 'fsdp=0'"),
         ("fsdp", "got 'fsdp'"),
         ("fsdp=2,fsdp=4", "got 'fsdp=4'"),

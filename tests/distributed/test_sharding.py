@@ -18,7 +18,7 @@ from gendyn.tree import paths
 
 MESHES = [
     {"fsdp": 2, "tensor": 2},
-    *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ({"fsdp": 8}, {"tensor": 4})),
+    *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ({"fsdp": 8}, {"tensor": 4}, {"sequence": 4})),
 ]
 
 
@@ -33,7 +33,7 @@ def table(net, **sizes):
 def test_rules_name_axes_of_parameters_and_of_the_mesh():
     assert set(RULES) <= set(gd.parametrization.axes.AXES)
     assert set(RULES.values()) <= set(gd.distributed.AXES)
-    with pytest.raises(ValueError, match="name the mesh axis 'pipe', but the mesh has data, fsdp, tensor"):
+    with pytest.raises(ValueError, match="name the mesh axis 'pipe', but the mesh has data, fsdp, tensor, sequence"):
         ShardingTable.of({"w": jnp.ones((2, 2))}, None, abstract_mesh(), rules={"embed": "pipe"})
 
 
@@ -169,6 +169,23 @@ def test_heads_that_a_tensor_axis_does_not_divide_are_refused():
         jax.jit(net.apply).lower(params, x, 0.5)
 
 
+def test_over_a_sequence_axis_a_block_gathers_its_keys_and_values_alone():
+    """Each device keeps its own tokens; the output is that of one device."""
+    net = gd.networks.functional(partial(gd.networks.DiT, (8, 8, 1), patch=2, width=16, depth=2, heads=2))
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape) / 4, jnp.float32)
+    params = jax.tree.map(draw, jax.eval_shape(net.init, jax.random.key(0)))
+    x = draw(jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32))
+    wanted = jax.jit(net.apply)(params, x, 0.5)
+    mesh = make_mesh(sequence=4, data=2)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(net.apply).lower(jax.device_put(params, gd.distributed.replicated(mesh)), x, 0.5).compile()
+        found = compiled(params, x, 0.5)
+    keys_and_values = re.findall(r"f32\[2,16,2,8\]\S* all-gather(?:-start)?\(", compiled.as_text())
+    assert len(keys_and_values) == 2 * 2
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
 def test_a_transformer_gathers_weights_and_never_exchanges_activations(sizes):
@@ -179,6 +196,6 @@ def test_a_transformer_gathers_weights_and_never_exchanges_activations(sizes):
     text = step.lower(state, next(batches)).compile().as_text()
     assert not re.findall(r"all-to-all\(", text)
     rows = [row for row in sharding_table(config.experiment(), mesh).rows if "fsdp" in row.spec]
-    if "tensor" not in sizes:
+    if not {"tensor", "sequence"} & sizes.keys():
         assert len(re.findall(r"all-gather\(|all-gather-start\(", text)) <= 3 * len(rows)
     np.testing.assert_allclose(trained(config, mesh)[1], trained(config, one())[1], rtol=1e-5)

@@ -104,7 +104,7 @@ def test_unknown_options_and_values_are_explained(gendyn, tiny, tmp_path, argv):
 def test_dry_run_creates_nothing(gendyn, tiny, tmp_path):
     result = gendyn("train", tiny, "--out", tmp_path / "run", "--width", 24, "--dry-run")
     assert result.status == 0
-    for part in ("width = 24", "parameters", "{'data': 8, 'fsdp': 1, 'tensor': 1}", "memory"):
+    for part in ("width = 24", "parameters", "{'data': 8, 'fsdp': 1, 'tensor': 1, 'sequence': 1}", "memory"):
         assert part in result.out
     assert not list(tmp_path.iterdir())
 
