@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import tyro
 from etils import epath
 
@@ -13,6 +14,7 @@ from gendyn import distributed
 from gendyn.cli.common import Drawing, Prepared, onward, open_model, parse, part_of, prepare, progress
 from gendyn.cli.train import save_picture
 from gendyn.data import SampleFiles
+from gendyn.data.records import Layout
 from gendyn.data.sample_files import Kind
 from gendyn.files import write_json, write_npz
 
@@ -34,7 +36,7 @@ class Sample(distributed.Cluster, Drawing):
     shard: int = 5000
     """Samples per file, where there are more than that."""
     kind: Kind = "npz"
-    """Files of many samples: arrays, or zips of PNG images as EDM's tools read them."""
+    """Files of many samples: arrays, zips of PNG images as EDM's tools read them, or a data set of records."""
     part: str | None = None
     """Draw only every n-th file from the i-th on: 0/8, 1/8 to 7/8 in eight jobs that know nothing of each other."""
 
@@ -70,8 +72,9 @@ def _few(options: Sample, prepared: Prepared, folder: epath.Path) -> int:
 
 def _many(options: Sample, prepared: Prepared, folder: epath.Path, part: int, parts: int) -> int:
     """This part's files, those that are not there yet."""
-    files = SampleFiles(folder=folder, num=options.num, each=options.shard, kind=options.kind)
-    how = prepared.how | {"run": options.run, "class": options.class_}
+    model = prepared.model
+    files = SampleFiles(folder=folder, num=options.num, each=options.shard, kind=options.kind, layout=_layout(prepared))
+    how = prepared.how | {"run": options.run, "class": options.class_, "num_classes": model.num_classes}
     distributed.first("begin the samples", lambda: files.begin(how))
     mesh = distributed.data_mesh(jax.local_devices())  # processes need nothing of each other
     todo = files.missing(part, parts)
@@ -81,18 +84,26 @@ def _many(options: Sample, prepared: Prepared, folder: epath.Path, part: int, pa
         for index in todo:
             rows = files.rows(index)
             x, labels = prepared.rows(rows.start, len(rows), mesh=mesh, report=onward(report, done))
-            decoded = prepared.model.decode(x)
+            decoded = model.decode(x)
             files.write(index, decoded, labels)
             if index == 0:
                 save_picture(str(folder / "samples.png"), decoded)
             done += len(rows)
     distributed.together("sample", lambda: None, timeout=float("inf"))
+    distributed.first("complete the samples", files.finish)
     if jax.process_index() == 0:
         left = len(files.missing())
         rest = f"; {left} files are other parts'" if left else ""
         made = f"{prepared.how['sampler']}, {prepared.how['nfe']} network calls each"
         print(f"{folder}: {len(files) - left} of {len(files)} files of {options.shard} samples, {made}{rest}.")
     return 0
+
+
+def _layout(prepared: Prepared) -> Layout:
+    """Of every sample, before one is drawn."""
+    example = prepared.model.decode(np.zeros((1, *prepared.model.shape), np.float32))
+    labelled = prepared.model.num_classes is not None
+    return Layout(encoding="raw", shape=example.shape[1:], dtype=example.dtype.name, labelled=labelled)
 
 
 def _name(options: Sample, how: dict[str, Any]) -> str:

@@ -6,26 +6,21 @@ last. Killed anywhere, the same call goes on after the last whole shard and ends
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import inspect
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gendyn.data.incoming import Incoming, Item, incoming
 from gendyn.data.making import Encoder, Example, Packing, Unreadable, latents, make
 from gendyn.data.records import Layout
 from gendyn.data.shard_index import Index, Shard, index_path, read_index, sha256, unfinished_path
+from gendyn.data.shard_writing import shard_writer
 from gendyn.data.sources import CorruptData
 from gendyn.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from array_record.python.array_record_module import ArrayRecordWriter
 
 CHUNK = 64
 """Items decoded, encoded and written at once; a shard ends between two chunks."""
@@ -189,7 +184,7 @@ def _next_shard(out: Path, progress: Progress, chunks: _Chunks, total: int, repo
     layout, highest, skipped = progress.layout, progress.highest, list(progress.skipped)
     items, examples, size = progress.items, 0, 0
     path = out / f"{packing.split}-{number:05d}.array_record"
-    with _writing(path) as (writer, temporary):
+    with shard_writer(path) as (writer, temporary):
         for chunk in chunks(items, end):
             for example in chunk:
                 if isinstance(example, Unreadable):
@@ -238,28 +233,6 @@ def _record(example: Example, layout: Layout, num_classes: int | None) -> bytes:
     if label is not None and not 0 <= label < (num_classes or 2**31):
         raise ValueError(f"{example.name} has the label {label}, labels must lie in 0..{(num_classes or 2**31) - 1}")
     return layout.pack(example.data, label, example.fields)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[tuple[ArrayRecordWriter, Path]]:
-    """A writer to a temporary file, which is removed unless it was renamed; errors of the disk name the shard."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    temporary = path.parent / f".{path.name}.tmp"
-    writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    try:
-        yield writer, temporary
-    except RuntimeError as error:
-        if writer.ok():
-            raise
-        codes = (code for code in errno.errorcode if os.strerror(code) in str(error))
-        code = next(codes, errno.EIO)
-        hint = "the shards before it are whole; make room and run the same command again to go on"
-        raise OSError(code, f"{os.strerror(code)}; {hint}", str(path)) from error
-    finally:
-        with contextlib.suppress(RuntimeError):
-            writer.close()
-        temporary.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

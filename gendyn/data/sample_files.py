@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
-from gendyn.files import read_json, write_atomic, write_json, write_npz
+from gendyn.data.records import Layout
+from gendyn.data.sample_formats import FORMATS, Samples
+from gendyn.files import read_json, write_json
 
-Kind: TypeAlias = Literal["npz", "zip"]
+Kind: TypeAlias = Literal["npz", "zip", "array_record"]
 HEADER = "samples.json"
-OLD = (1980, 1, 1, 0, 0, 0)
-"""The time stamp in zips: the same samples are the same bytes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +27,16 @@ class SampleFiles:
     and what is missing after an interruption is drawn by any later one.
 
     Attributes:
-        kind: "npz" (entries samples, label, first), or "zip" of PNG images with the labels in `dataset.json`, as EDM's
-            tools lay them out.
+        layout: of every sample: shape, dtype, whether it has a label.
+        kind: "npz" (entries samples, label, first); "zip" of PNG images with the labels in `dataset.json`, as EDM's
+            tools lay them out; "array_record", which with the index that `finish` writes is a data set:
+            `gendyn.data.shards(folder, "samples")`.
 
     Example:
         >>> import tempfile
-        >>> files = SampleFiles(folder=epath.Path(tempfile.mkdtemp()), num=5, each=2)
-        >>> files.write(1, np.zeros((2, 4)), None)
+        >>> layout = Layout(encoding="raw", shape=(4,), dtype="float32", labelled=False)
+        >>> files = SampleFiles(folder=epath.Path(tempfile.mkdtemp()), num=5, each=2, layout=layout)
+        >>> files.write(1, np.zeros((2, 4), np.float32), None)
         >>> files.missing(), files.missing(part=1, parts=2), files.rows(2)
         ([0, 2], [], range(4, 5))
     """
@@ -43,6 +44,7 @@ class SampleFiles:
     folder: epath.Path
     num: int
     each: int
+    layout: Layout
     kind: Kind = "npz"
 
     def __len__(self) -> int:
@@ -64,9 +66,11 @@ class SampleFiles:
         """Write down how the samples are made, or check that those in the folder are made so.
 
         Raises:
-            ValueError: the folder holds other samples, or other files.
+            ValueError: samples that files of this kind cannot hold; a folder that holds other samples.
         """
-        header = json.loads(json.dumps({**how, "num": self.num, "each": self.each, "kind": self.kind}, default=repr))
+        FORMATS[self.kind].check(self.folder, self.layout)
+        own = {"num": self.num, "each": self.each, "kind": self.kind, "layout": self.layout.json()}
+        header = json.loads(json.dumps(how | own, default=repr))
         path = self.folder / HEADER
         if path.exists():
             found = read_json(path)
@@ -81,19 +85,17 @@ class SampleFiles:
         else:
             write_json(path, header)
 
-    def write(self, index: int, samples: np.ndarray, labels: np.ndarray | None) -> None:
-        """One file, atomically.
+    def write(self, index: int, data: np.ndarray, labels: np.ndarray | None) -> None:
+        """One file, atomically."""
+        FORMATS[self.kind].write(self.path(index), self.layout, (data, labels), self.rows(index).start)
 
-        Raises:
-            ValueError: a zip of what are not images of bytes.
-        """
-        if self.kind == "npz":
-            named = {} if labels is None else {"label": labels}
-            write_npz(self.path(index), samples=samples, first=np.asarray(self.rows(index).start), **named)
-        else:
-            write_atomic(self.path(index), _zipped(samples, labels, self.rows(index).start))
+    def finish(self) -> None:
+        """What completes the set, if no file is missing any more; any of those who draw may call it."""
+        if not self.missing():
+            paths = [self.path(index) for index in range(len(self))]
+            FORMATS[self.kind].finish(self.folder, paths, self.layout, read_json(self.folder / HEADER))
 
-    def read(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def read(self) -> Iterator[Samples]:
         """(samples, labels) of every file in order; one file in memory at a time.
 
         Raises:
@@ -106,22 +108,9 @@ class SampleFiles:
             )
         for index in range(len(self)):
             try:
-                yield self._read(index)
+                yield FORMATS[self.kind].read(self.path(index), self.layout)
             except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
                 raise ValueError(f"{self.path(index)} cannot be read ({error}); remove it and draw it again.") from None
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        stream = io.BytesIO(self.path(index).read_bytes())
-        if self.kind == "npz":
-            with np.load(stream, allow_pickle=False) as found:
-                return found["samples"], found.get("label")
-        with zipfile.ZipFile(stream) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".png")]
-            images = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names]
-            labels = json.loads(archive.read("dataset.json"))["labels"]
-        pixels = np.stack(images)
-        pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-        return pixels, None if labels is None else np.array([dict(labels)[name] for name in names], np.int32)
 
 
 def sample_files(folder: epath.PathLike) -> SampleFiles:
@@ -133,24 +122,7 @@ def sample_files(folder: epath.PathLike) -> SampleFiles:
     """
     folder = epath.Path(folder)
     header = read_json(folder / HEADER)
-    if not isinstance(header, dict) or "each" not in header:
+    if not isinstance(header, dict) or not {"each", "layout"} <= header.keys():
         raise ValueError(f"{folder} holds no files of samples; make them with `gendyn sample RUN --shard N`.")
-    return SampleFiles(folder=folder, num=header["num"], each=header["each"], kind=header["kind"])
-
-
-def _zipped(images: np.ndarray, labels: np.ndarray | None, first: int) -> bytes:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"a zip holds images of bytes with one or three channels; these samples are {images.dtype} of shape "
-            f"{list(images.shape[1:])}. Use npz."
-        )
-    names = [f"{(first + i) // 1000:05d}/img{first + i:08d}.png" for i in range(len(images))]
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, image in zip(names, images):
-            content = io.BytesIO()
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "png")
-            archive.writestr(zipfile.ZipInfo(name, OLD), content.getvalue())
-        listed = None if labels is None else [[name, int(label)] for name, label in zip(names, labels)]
-        archive.writestr(zipfile.ZipInfo("dataset.json", OLD), json.dumps({"labels": listed}))
-    return stream.getvalue()
+    layout = Layout.from_json(header["layout"])
+    return SampleFiles(folder=folder, num=header["num"], each=header["each"], kind=header["kind"], layout=layout)

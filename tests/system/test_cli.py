@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gendyn.cli.main import COMMANDS
-from gendyn.data import sample_files
+from gendyn.data import sample_files, shards
 from gendyn.data.loader import permutation
 from gendyn.training import load_config_class
 
@@ -263,6 +263,12 @@ def test_many_samples_are_files_that_parts_and_later_commands_complete(gendyn, t
     refused(gendyn(*many, "--part", "2/2"), "--part is written i/n")
     (tmp_path / "many" / "samples-00001-of-00003.npz").write_bytes(b"PK")
     refused(gendyn("evaluate", trained, "--samples", tmp_path / "many"), "samples-00001-of-00003.npz cannot be read")
+
+    records = (*argv, "--shard", 8, "--kind", "array_record", "--out", tmp_path / "records")
+    assert gendyn("sample", trained, *records).status == 0
+    source = shards(tmp_path / "records", "samples")
+    np.testing.assert_array_equal(source.stored(np.arange(20))["data"], found[0])
+    refused(gendyn("sample", trained, *argv, "--shard", 8, "--kind", "zip"), "a zip holds images of bytes")
 
 
 def test_class_ema_and_step_are_obeyed(gendyn, trained, tmp_path):
