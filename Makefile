@@ -4,7 +4,7 @@ EXTRAS ?= test,docs,notebooks
 BIN := .venv/bin
 RUN ?= runs/digits
 WORKERS ?= 2
-PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 export UV_PYTHON_DOWNLOADS = never
 
 .PHONY: setup digits experiments test test-slow check lint types docs notebooks matrix bench ci constraints clean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -37,6 +37,30 @@ def called(eqn: Any) -> Any:
 def closed(jaxpr: Any) -> Any:
     """A jaxpr with its constants."""
     return jaxpr if hasattr(jaxpr, "consts") else core.ClosedJaxpr(jaxpr, ())
+
+
+def parts(eqn: Any) -> Iterator[Any]:
+    """All computations that an equation holds, run once, several times or perhaps: their jaxprs, without constants."""
+    for value in eqn.params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, core.ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, core.Jaxpr):
+                yield each
+
+
+def primitives(jaxpr: Any) -> Iterator[str]:
+    """The names of all primitives of a jaxpr, those in its parts too, each as often as it stands there.
+
+    >>> import jax.numpy as jnp
+    >>> whole = jax.make_jaxpr(lambda x: jax.lax.scan(lambda y, _: (jnp.sin(y), None), x, length=9)[0])(1.0)
+    >>> sorted(primitives(whole.jaxpr))
+    ['scan', 'sin']
+    """
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for part in parts(eqn):
+            yield from primitives(part)
 
 
 def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
+from gendyn.jaxprs import primitives
 from gendyn.parametrization.points import Point
 from gendyn.parametrization.trial import Trial, keys
 
@@ -92,7 +93,7 @@ def _convolves(trial: Trial, batch: Any) -> bool:
     def step(key: PRNGKeyArray) -> Any:
         return trial.update(*trial.start(key), key, batch)
 
-    return batch is not None and "conv_general_dilated" in str(jax.make_jaxpr(step)(jax.random.key(0)))
+    return batch is not None and "conv_general_dilated" in primitives(jax.make_jaxpr(step)(jax.random.key(0)).jaxpr)
 
 
 Member = tuple[int, dict[str, Any]]

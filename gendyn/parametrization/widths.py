@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import jax
 
@@ -73,10 +74,8 @@ def growth(
     """
     start = narrow(base, target, deep)
     wide = [name for name in scaled_sizes(base, target) if name not in deep] or _growing(make, start, deep)
-    built = [_shapes(make, {**start, **{name: base[name] * r for name in wide}}) for r in SCALES]
-    network = make(**target)
-    final = dict(paths(jax.eval_shape(network.init, jax.random.key(0))))
-    named = dict(paths(network.axes, is_leaf=lambda node: isinstance(node, tuple))) if network.axes else {}
+    built = [_built(make, {**start, **{name: base[name] * r for name in wide}})[0] for r in SCALES]
+    final, named = _built(make, target)
     if any(shapes.keys() != final.keys() for shapes in built):
         other = sorted(set(built[0]) ^ set(final))
         raise ValueError(
@@ -85,12 +84,12 @@ def growth(
             + "; scale sizes that widen its layers or add blocks, and nothing else."
         )
     found = []
-    for path, leaf in final.items():
+    for path, shape in final.items():
         dims = list(zip(*(shapes[path] for shapes in built)))
         axes = named.get(path, ())
-        ratios = tuple(_ratio(path, i, dim, leaf.shape[i], axes) for i, dim in enumerate(dims))
+        ratios = tuple(_ratio(path, i, dim, shape[i], axes) for i, dim in enumerate(dims))
         depth = math.prod(target[name] / base[name] for name, inside in deep.items() if pattern(path) in inside)
-        found.append(Growth(path, tuple(leaf.shape), built[0][path], axes, ratios, depth))
+        found.append(Growth(path, shape, built[0][path], axes, ratios, depth))
     return tuple(found)
 
 
@@ -99,7 +98,7 @@ def _growing(make: Callable[..., Any], sizes: Sizes, deep: Iterable[str]) -> lis
     whole = [n for n, v in sizes.items() if isinstance(v, int) and not isinstance(v, bool) and v > 0 and n not in deep]
     for names in ([whole] if whole else []) + [[name] for name in whole]:
         try:
-            one, two, three = (_shapes(make, {**sizes, **{name: sizes[name] * r for name in names}}) for r in SCALES)
+            one, two, three = (_built(make, {**sizes, **{name: sizes[name] * r for name in names}})[0] for r in SCALES)
             if not one.keys() == two.keys() == three.keys():
                 continue  # a depth among them
             for path in one:
@@ -123,19 +122,17 @@ def depths(make: Callable[..., Any], base: Sizes, target: Sizes) -> dict[str, fr
     {'depth': frozenset({'blocks/*'})}
     """
     names = scaled_sizes(base, target)
-    count = lambda sizes: _counted(make(**sizes))
+    count = lambda sizes: _counted(*_built(make, sizes))
     start = count(base)
     each = {name: count({**base, name: 2 * base[name]}) - start for name in names}
     return {name: frozenset(more) for name, more in each.items() if more}
 
 
-def _counted(network: Any) -> Counter[str]:
+def _counted(shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, tuple[str, ...]]) -> Counter[str]:
     """Pattern of a path -> how many blocks have such a parameter."""
-    axes = getattr(network, "axes", None)
-    named = dict(paths(axes, is_leaf=lambda node: isinstance(node, tuple))) if axes else {}
     found: Counter[str] = Counter()
-    for path, leaf in paths(jax.eval_shape(network.init, jax.random.key(0))):
-        own = dict(zip(named.get(path, ()), leaf.shape))
+    for path, shape in shapes.items():
+        own = dict(zip(axes.get(path, ()), shape))
         found[pattern(path)] += own.get("layers", 1)
     return found
 
@@ -154,8 +151,24 @@ def pattern(path: str) -> str:
     return "/".join("*" if part.isdigit() else part for part in path.split("/"))
 
 
-def _shapes(make: Callable[..., Any], sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(leaf.shape) for path, leaf in paths(jax.eval_shape(make(**sizes).init, jax.random.key(0)))}
+Built: TypeAlias = tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, ...]]]
+"""Path -> shape, and path -> names of axes where there are any."""
+
+
+def _built(make: Callable[..., Any], sizes: Sizes) -> Built:
+    """make(**sizes), once for sizes that can be remembered: a sweep asks for the same ones in every run."""
+    try:
+        return _remembered(make, tuple(sizes.items()))
+    except TypeError:  # something that has no hash
+        return _remembered.__wrapped__(make, tuple(sizes.items()))
+
+
+@lru_cache(maxsize=64)
+def _remembered(make: Callable[..., Any], sizes: tuple[tuple[str, Any], ...]) -> Built:
+    network = make(**dict(sizes))
+    shapes = {path: tuple(leaf.shape) for path, leaf in paths(jax.eval_shape(network.init, jax.random.key(0)))}
+    axes = getattr(network, "axes", None)
+    return shapes, dict(paths(axes, is_leaf=lambda node: isinstance(node, tuple))) if axes else {}
 
 
 def _ratio(path: str, index: int, dims: tuple[int, ...], target: int, axes: tuple[str, ...]) -> float | None:

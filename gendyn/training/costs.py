@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gendyn.jaxprs import parts
 from gendyn.training.experiment import Experiment
 from gendyn.training.step import abstract_state, needs, train_step
 from gendyn.training.trials import network_inputs
@@ -45,20 +46,10 @@ def _of_equation(equation: Any) -> int:
         _, inputs, *spatial = numbers.rhs_spec  # the kernel's inputs are those of one group already
         summed = kernel[inputs] * math.prod(kernel[d] for d in spatial)
         return 2 * summed * equation.outvars[0].aval.size
-    inside = [_of(each) for each in _inner(params)]
+    inside = [_of(each) for each in parts(equation)]
     if name == "cond":
         return max(inside, default=0)
     return sum(inside) * (params["length"] if name == "scan" else 1)
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    """The computations that an equation holds."""
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, jax.extend.core.ClosedJaxpr):
-                yield each.jaxpr
-            elif isinstance(each, jax.extend.core.Jaxpr):
-                yield each
 
 
 def call_flops(experiment: Experiment) -> int:
